@@ -1,0 +1,80 @@
+"""The two gates of CBAM. A gate's output *is* its map; its owner multiplies.
+
+Woo, Park, Lee, Kweon, "CBAM: Convolutional Block Attention Module", ECCV 2018,
+https://arxiv.org/abs/1807.06521. Where the authors' released code differs from the formulas
+(https://github.com/Jongchan/attention-module), the gates follow the code: the shared MLP has
+biases, the spatial convolution has none and is followed by BatchNorm, and the two pooled planes
+are stacked as [max, mean].
+"""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from cbam.errors import UnknownName
+
+ChannelPool = Literal["avg", "max", "both"]
+SpatialSqueeze = Literal["pool", "conv"]
+
+
+class ChannelGate(nn.Module):
+    """Which channels matter: (N, C, H, W) -> map (N, C, 1, 1) in (0, 1).
+
+    `sigmoid(MLP(avgpool x) + MLP(maxpool x))`, one MLP C -> C/reduction -> C shared by both
+    (section 3, eq. 2). `pool` offers the ablation of the paper's Table 1; "avg" is SE's squeeze.
+    """
+
+    def __init__(self, channels: int, reduction: int = 16, pool: ChannelPool = "both") -> None:
+        super().__init__()
+        if pool not in get_args(ChannelPool):
+            raise UnknownName.of("channel pooling", pool, get_args(ChannelPool))
+        self.pool = pool
+        hidden = max(1, channels // reduction)
+        self.mlp = nn.Sequential(
+            nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.pool == "avg":
+            logits = self.mlp(x.mean(dim=(2, 3)))
+        elif self.pool == "max":
+            logits = self.mlp(x.amax(dim=(2, 3)))
+        else:
+            logits = self.mlp(x.mean(dim=(2, 3))) + self.mlp(x.amax(dim=(2, 3)))
+        return torch.sigmoid(logits).unsqueeze(-1).unsqueeze(-1)  # (N, C, 1, 1)
+
+
+class SpatialGate(nn.Module):
+    """Where it matters: (N, C, H, W) -> map (N, 1, H, W) in (0, 1).
+
+    `sigmoid(BN(conv_kxk([max over channels; mean over channels])))` (section 3, eq. 3), or with
+    `squeeze="conv"` a learned 1x1 convolution in place of the pooling (Table 2, which needs the
+    number of `channels`). The BatchNorm's weight starts at zero as in the authors' code: an
+    untrained gate is 0.5 everywhere, on purpose.
+    """
+
+    def __init__(
+        self, kernel: int = 7, squeeze: SpatialSqueeze = "pool", channels: int | None = None
+    ) -> None:
+        super().__init__()
+        if squeeze not in get_args(SpatialSqueeze):
+            raise UnknownName.of("spatial squeeze", squeeze, get_args(SpatialSqueeze))
+        if kernel % 2 == 0:
+            raise UnknownName.of("spatial kernel", kernel, ("3", "7", "or another odd size"))
+        self.squeeze: nn.Module | None = None
+        if squeeze == "conv":
+            if channels is None:
+                raise ValueError("SpatialGate(squeeze='conv') needs channels=.")
+            self.squeeze = nn.Conv2d(channels, 1, 1, bias=False)
+        planes = 1 if squeeze == "conv" else 2
+        self.conv = nn.Conv2d(planes, 1, kernel, padding=kernel // 2, bias=False)
+        self.bn = nn.BatchNorm2d(1, momentum=0.01)
+        nn.init.zeros_(self.bn.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.squeeze is not None:
+            planes = self.squeeze(x)  # (N, 1, H, W)
+        else:
+            planes = torch.cat((x.amax(dim=1, keepdim=True), x.mean(dim=1, keepdim=True)), dim=1)
+        return torch.sigmoid(self.bn(self.conv(planes)))

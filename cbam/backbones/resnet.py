@@ -1,0 +1,163 @@
+"""ResNets with attention in every block, after its convolutions and before the residual add.
+
+He, Zhang, Ren, Sun, "Deep Residual Learning", CVPR 2016, https://arxiv.org/abs/1512.03385; the
+place of the attention: Woo et al. 2018, fig. 3. Parameter names are torchvision's, so that its
+state dicts load strictly into the plain network. Nothing is done in place: an activation or a gate
+map that the trunk returns must stay what it was when it was computed.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from cbam.attention import ATTENTION
+from cbam.errors import UnknownName
+
+Stem = Literal["imagenet", "small"]
+StrideIn = Literal["3x3", "1x1"]
+AttentionMaker = Callable[[int], nn.Module]
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions (ResNet-18, 34): (N, inplanes, H, W) -> (N, planes, H/s, W/s)."""
+
+    expansion = 1
+
+    def __init__(
+        self, inplanes: int, planes: int, stride: int, stride_in: StrideIn, make: AttentionMaker
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inplanes, planes, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.attention = make(planes)
+        self.downsample = _downsample(inplanes, planes, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        identity = x if self.downsample is None else self.downsample(x)
+        out = torch.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        # No ReLU before the attention: as in the authors' code, its input may be negative.
+        return torch.relu(self.attention(out) + identity)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 convolutions (ResNet-50, 101): (N, inplanes, H, W) -> (N, 4 planes, ...).
+
+    The stride sits in the 3x3 (torchvision and the authors' code) or in the first 1x1 (the original
+    ResNet, with which the paper's GFLOPs agree).
+    """
+
+    expansion = 4
+
+    def __init__(
+        self, inplanes: int, planes: int, stride: int, stride_in: StrideIn, make: AttentionMaker
+    ) -> None:
+        super().__init__()
+        in_1x1, in_3x3 = (stride, 1) if stride_in == "1x1" else (1, stride)
+        self.conv1 = nn.Conv2d(inplanes, planes, 1, in_1x1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, in_3x3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv3 = nn.Conv2d(planes, 4 * planes, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4 * planes)
+        self.attention = make(4 * planes)
+        self.downsample = _downsample(inplanes, 4 * planes, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        identity = x if self.downsample is None else self.downsample(x)
+        out = torch.relu(self.bn1(self.conv1(x)))
+        out = torch.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        return torch.relu(self.attention(out) + identity)
+
+
+def _downsample(inplanes: int, planes: int, stride: int) -> nn.Module | None:
+    """The identity's projection where its shape changes: (N, inplanes, H, W) -> (N, planes, ...)."""
+    if stride == 1 and inplanes == planes:
+        return None
+    return nn.Sequential(
+        nn.Conv2d(inplanes, planes, 1, stride, bias=False), nn.BatchNorm2d(planes)
+    )
+
+
+class ResNet(nn.Module):
+    """Images (N, 3, H, W) of any size -> logits (N, num_classes).
+
+    `attention` is a name in ATTENTION, `attention_options` its own options; `width` the channels
+    of the first stage; `stem` "imagenet" (7x7, stride 2, max-pool) or "small" (3x3, no pooling;
+    for images of some 64 pixels). Raises UnknownName for another attention, stem or stride.
+    """
+
+    def __init__(
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        depths: tuple[int, int, int, int],
+        attention: str = "none",
+        num_classes: int = 1000,
+        attention_options: dict[str, Any] | None = None,
+        width: int = 64,
+        stem: Stem = "imagenet",
+        stride_in: StrideIn = "3x3",
+    ) -> None:
+        super().__init__()
+        if attention not in ATTENTION:
+            raise UnknownName.of("attention", attention, ATTENTION)
+        if stem not in get_args(Stem):
+            raise UnknownName.of("stem", stem, get_args(Stem))
+        if stride_in not in get_args(StrideIn):
+            raise UnknownName.of("place of the stride", stride_in, get_args(StrideIn))
+        options = attention_options or {}
+
+        def make(channels: int) -> nn.Module:
+            return ATTENTION[attention](channels, **options)
+
+        if stem == "imagenet":
+            self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+            self.maxpool: nn.Module = nn.MaxPool2d(3, stride=2, padding=1)
+        else:
+            self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
+            self.maxpool = nn.Identity()
+        self.bn1 = nn.BatchNorm2d(width)
+        inplanes = width
+        for stage, depth in enumerate(depths):
+            planes = width * 2**stage
+            blocks: list[nn.Module] = []
+            for index in range(depth):
+                stride = 2 if stage > 0 and index == 0 else 1
+                blocks.append(block(inplanes, planes, stride, stride_in, make))
+                inplanes = planes * block.expansion
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(inplanes, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.fc(torch.flatten(self.avgpool(x), 1))  # type: ignore[no-any-return]
+
+
+def resnet18(**options: Any) -> ResNet:
+    """ResNet-18: 8 basic blocks. Options as in ResNet."""
+    return ResNet(BasicBlock, (2, 2, 2, 2), **options)
+
+
+def resnet34(**options: Any) -> ResNet:
+    """ResNet-34: 16 basic blocks. Options as in ResNet."""
+    return ResNet(BasicBlock, (3, 4, 6, 3), **options)
+
+
+def resnet50(**options: Any) -> ResNet:
+    """ResNet-50: 16 bottleneck blocks. Options as in ResNet."""
+    return ResNet(Bottleneck, (3, 4, 6, 3), **options)
+
+
+def resnet101(**options: Any) -> ResNet:
+    """ResNet-101: 33 bottleneck blocks. Options as in ResNet."""
+    return ResNet(Bottleneck, (3, 4, 23, 3), **options)

@@ -1,0 +1,87 @@
+"""Training photos: decoded once into memory, augmented anew in every epoch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from cbam.errors import BadRecipe
+from cbam.training.recipe import Recipe
+
+Sample = tuple[Tensor, int]
+
+
+class InMemory(Dataset[Sample]):
+    """An ImageFolder's photos as uint8 tensors (3, H, W), held in memory.
+
+    `folders` fixes which folder is which class. Raises BadRecipe if the data has other ones.
+    """
+
+    def __init__(self, root: Path, folders: Sequence[str]) -> None:
+        try:
+            files = ImageFolder(str(root))
+        except (OSError, FileNotFoundError) as error:
+            raise BadRecipe(
+                f"No training photos: {error} Expected {root}/<class>/<photo>."
+            ) from error
+        if files.classes != sorted(folders):
+            raise BadRecipe(
+                f"{root} holds the classes {', '.join(files.classes)}; "
+                f"the recipe names {', '.join(sorted(folders))}."
+            )
+        index = {folder: position for position, folder in enumerate(folders)}
+        self.photos = [pil_to_tensor(files.loader(path)) for path, _ in files.samples]
+        self.targets = [index[files.classes[target]] for _, target in files.samples]
+        self.transform: v2.Transform = v2.Identity()
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.transform(self.photos[index]), self.targets[index]
+
+
+def augmentation(recipe: Recipe, image_size_px: int) -> v2.Transform:
+    """A random view of a photo: uint8 (3, H, W) -> uint8 (3, size, size)."""
+    steps: list[v2.Transform] = [
+        v2.RandomResizedCrop(image_size_px, scale=(recipe.crop_scale_min, 1.0), antialias=True),
+        v2.RandomHorizontalFlip(),
+    ]
+    if recipe.colour_jitter:
+        steps.append(v2.ColorJitter(*[recipe.colour_jitter] * 3))
+    return v2.Compose(steps)
+
+
+def batches(
+    dataset: InMemory, recipe: Recipe, epoch: int, workers: int
+) -> DataLoader[Sample]:
+    """One epoch of shuffled, augmented batches: uint8 (N, 3, s, s) and int64 (N,).
+
+    Order and augmentation depend on the recipe's seed and the epoch alone, so every member of a
+    family sees the same views in the same order, and a resumed run those that it would have seen.
+    """
+    dataset.transform = augmentation(recipe, recipe.image_size_px(epoch))
+    seed = recipe.seed * 100_003 + epoch
+    torch.manual_seed(seed)  # without workers the augmentation draws from the main generator
+    return DataLoader(
+        dataset,
+        recipe.batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+        multiprocessing_context="fork" if workers else None,  # shares the photos' memory
+        generator=torch.Generator().manual_seed(seed),
+        prefetch_factor=4 if workers else None,
+    )
+
+
+def normalise(photos: Tensor, recipe: Recipe) -> Tensor:
+    """uint8 (N, 3, H, W) -> float32, minus mean, by standard deviation, channels last."""
+    mean = torch.tensor(recipe.mean, device=photos.device).view(1, 3, 1, 1)
+    std = torch.tensor(recipe.std, device=photos.device).view(1, 3, 1, 1)
+    return ((photos / 255 - mean) / std).to(memory_format=torch.channels_last)

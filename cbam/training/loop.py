@@ -1,0 +1,143 @@
+"""Train one member of a family: from a recipe and photos to float32 weights.
+
+Needs the extra `[train]` (accelerate, TensorBoard). On several GPUs: `accelerate launch -m cbam.cli
+train ...`; the loop is the same.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.tensorboard import SummaryWriter
+
+from cbam.backbones import build
+from cbam.training.data import InMemory, batches, normalise
+from cbam.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training left: where its float32 weights are, and how its last epoch went."""
+
+    weights: Path
+    loss: float
+    accuracy: float
+
+
+def train(recipe: Recipe, attention: str, dataset: InMemory, run: Path, workers: int = 1) -> Trained:
+    """Train `attention`'s member in the folder `run`, resuming from its checkpoint if it has one.
+
+    Leaves `checkpoint.pt`, TensorBoard events and at the end `weights.safetensors`: float32, of the
+    moving average if the recipe asks for one.
+    """
+    accelerator = Accelerator(mixed_precision=recipe.precision)
+    run.mkdir(parents=True, exist_ok=True)
+    checkpoint = run / "checkpoint.pt"
+
+    torch.manual_seed(recipe.seed)
+    plain = build(recipe.backbone, **recipe.build_options(attention))
+    plain = plain.to(accelerator.device, memory_format=torch.channels_last)
+    optimizer = _optimizer(recipe, plain)
+    average = AveragedModel(
+        plain, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True
+    )
+    network, optimizer = accelerator.prepare(plain, optimizer)
+    steps = len(dataset) // (recipe.batch_size * accelerator.num_processes)
+    schedule = LambdaLR(optimizer.optimizer, lambda step: _schedule(recipe, step / steps))
+    first = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=accelerator.device, weights_only=True)
+        plain.load_state_dict(state["network"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        first = state["epoch"]
+
+    board = SummaryWriter(str(run)) if accelerator.is_main_process else None
+    loss, accuracy = math.nan, math.nan
+    for epoch in range(first, recipe.epochs):
+        loader = accelerator.prepare(batches(dataset, recipe, epoch, workers))
+        network.train()
+        seen, loss_sum, right = 0, 0.0, 0
+        title = f"{run.name} {epoch + 1}/{recipe.epochs} at {recipe.image_size_px(epoch)} px"
+        for photos, targets in _progress(title, loader, steps, accelerator.is_main_process):
+            logits = network(normalise(photos, recipe))
+            batch_loss = nn.functional.cross_entropy(
+                logits.float(), targets, label_smoothing=recipe.label_smoothing
+            )
+            optimizer.zero_grad()
+            accelerator.backward(batch_loss)
+            optimizer.step()
+            schedule.step()
+            if recipe.ema_decay:
+                average.update_parameters(plain)
+            seen += len(targets)
+            loss_sum += batch_loss.item() * len(targets)
+            right += int((logits.argmax(1) == targets).sum())
+        loss, accuracy = loss_sum / seen, right / seen
+        if board is not None:
+            board.add_scalar("train/loss", loss, epoch + 1)
+            board.add_scalar("train/accuracy", accuracy, epoch + 1)
+            board.add_scalar("train/learning_rate", schedule.get_last_lr()[0], epoch + 1)
+            board.flush()
+            accelerator.print(f"{title}: loss {loss:.3f}, training accuracy {accuracy:.3f}")
+            state = {
+                "network": plain.state_dict(),
+                "average": average.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+                "epoch": epoch + 1,
+            }
+            partial = checkpoint.with_suffix(".partial")
+            torch.save(state, partial)
+            partial.replace(checkpoint)  # a kill leaves the old one or the new one, never half of it
+
+    weights = run / "weights.safetensors"
+    if accelerator.is_main_process:
+        best = average.module if recipe.ema_decay else plain
+        save_file({key: value.contiguous().cpu() for key, value in best.state_dict().items()}, weights)
+    accelerator.wait_for_everyone()
+    return Trained(weights, loss, accuracy)
+
+
+def _optimizer(recipe: Recipe, network: nn.Module) -> Optimizer:
+    """SGD or AdamW; kernels and matrices decay, biases and norms do not."""
+    decay = [p for p in network.parameters() if p.ndim > 1]
+    rest = [p for p in network.parameters() if p.ndim <= 1]
+    groups = [
+        {"params": decay, "weight_decay": recipe.weight_decay},
+        {"params": rest, "weight_decay": 0.0},
+    ]
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.learning_rate)
+    return torch.optim.SGD(
+        groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=True
+    )
+
+
+def _schedule(recipe: Recipe, epoch: float) -> float:
+    """Share of the learning rate after `epoch` epochs: linear warm-up, then half a cosine to 0."""
+    if epoch < recipe.warmup_epochs:
+        return max(epoch / recipe.warmup_epochs, 1e-3)
+    done = (epoch - recipe.warmup_epochs) / max(recipe.epochs - recipe.warmup_epochs, 1e-9)
+    return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+def _progress(
+    title: str, loader: object, steps: int, show: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The loader's batches, with a progress bar on a terminal."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    )
+    with Progress(*columns, disable=not show, transient=True) as progress:
+        yield from progress.track(loader, total=steps, description=title)  # type: ignore[arg-type]

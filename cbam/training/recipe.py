@@ -1,0 +1,95 @@
+"""Recipes: how a family is trained, as a small TOML file that holds only what differs from here."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cbam.attention import ATTENTION
+from cbam.backbones import BACKBONES
+from cbam.errors import BadRecipe
+
+
+class Phase(BaseModel):
+    """So many epochs at one image size."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    image_size_px: int = Field(ge=32)
+    epochs: int = Field(ge=1)
+
+
+class Recipe(BaseModel):
+    """Everything that all members of a family share; they differ in attention only."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    family: str  # models are named <backbone>[-<attention>]-<family>
+    title: str  # the family's name for people
+    backbone: str = "resnet18"
+    backbone_options: dict[str, Any] = {}  # width, stem, stride_in
+    attention: list[str] = ["none", "se", "cbam"]  # the members
+    attention_options: dict[str, dict[str, Any]] = {}  # by attention name: reduction, kernel ...
+    labels: dict[str, str]  # folder of the training data -> what the user reads
+    data: str  # one sentence: what it is and whose
+    licence: str  # of the weights
+
+    seed: int = 0  # weights, order of the data and augmentation
+    phases: list[Phase] = Field(min_length=1)  # progressive sizes: small ones cost little
+    batch_size: int = 64  # per process
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = 0.05  # at the top of the schedule
+    momentum: float = 0.9  # SGD only, Nesterov
+    weight_decay: float = 5e-4  # on matrices and kernels, not on biases and norms
+    warmup_epochs: float = 2  # linear from 0; then one cosine to 0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    crop_scale_min: float = 0.25  # random resized crop: smallest share of the photo's area
+    colour_jitter: float = 0.0  # brightness, contrast, saturation; 0: none
+    ema_decay: float = 0.998  # average of the weights, per step; 0: the last weights
+    precision: Literal["bf16", "no"] = "bf16"  # mixed precision on CPU and GPU; "no": float32
+    test_size_px: int = 192  # what the trained model is given
+    test_fit: Literal["stretch", "crop"] = "crop"  # whole frame squashed, or centre crop
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of all phases together."""
+        return sum(phase.epochs for phase in self.phases)
+
+    def image_size_px(self, epoch: int) -> int:
+        """The training size in `epoch`, counted from 0."""
+        for phase in self.phases:
+            if epoch < phase.epochs:
+                return phase.image_size_px
+            epoch -= phase.epochs
+        raise IndexError(f"The recipe has {self.epochs} epochs.")
+
+    def model_name(self, attention: str) -> str:
+        """`resnet18-cbam-imagenette`; without attention `resnet18-imagenette`."""
+        middle = "" if attention == "none" else f"{attention}-"
+        return f"{self.backbone}-{middle}{self.family}"
+
+    def build_options(self, attention: str) -> dict[str, Any]:
+        """Keyword arguments for `cbam.build`."""
+        return {
+            "attention": attention,
+            "num_classes": len(self.labels),
+            "attention_options": self.attention_options.get(attention, {}),
+            **self.backbone_options,
+        }
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe in a TOML file. Raises BadRecipe with the reason."""
+    try:
+        recipe = Recipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, tomllib.TOMLDecodeError, ValidationError) as error:
+        raise BadRecipe(f"{path}: {error}") from error
+    if recipe.backbone not in BACKBONES:
+        known = ", ".join(BACKBONES)
+        raise BadRecipe(f"{path}: no backbone '{recipe.backbone}'. Known: {known}.")
+    for name in recipe.attention:
+        if name not in ATTENTION:
+            raise BadRecipe(f"{path}: no attention '{name}'. Known: {', '.join(ATTENTION)}.")
+    return recipe
