@@ -1,0 +1,29 @@
+"""CBAM Lens: see what attention changes.
+
+    model = cbam.load("resnet18-cbam-imagenette")
+    explanation = model.explain("photo.jpg")
+    explanation.overlay().save("out.png")
+
+    network = cbam.build("resnet50", attention="cbam", num_classes=10)
+"""
+
+from cbam.attention import ATTENTION
+from cbam.backbones import BACKBONES, build
+from cbam.explain.engine import Options, explain
+from cbam.explain.explanation import Explanation
+from cbam.explain.methods import METHODS
+from cbam.model import Model, cards, load
+
+__all__ = [
+    "ATTENTION",
+    "BACKBONES",
+    "METHODS",
+    "Explanation",
+    "Model",
+    "Options",
+    "build",
+    "cards",
+    "explain",
+    "load",
+]
+__version__ = "0.1.0"

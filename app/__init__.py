@@ -1,0 +1,1 @@
+"""The service: turns HTTP into one call of the library."""

@@ -1,0 +1,68 @@
+"""The service as one function: create_app(settings) -> FastAPI. Nothing happens at import."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from pathlib import Path
+
+import fastapi_offline
+from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+from app import errors
+from app.engine import Engine
+from app.middleware import Guard
+from app.routes.api import api
+from app.routes.ops import ops
+from app.routes.pages import pages
+from app.settings import Settings
+from cbam import __version__
+
+
+def bundled(name: str) -> Path:
+    """A folder that travels with the app: in a wheel inside it, in a checkout beside it."""
+    packaged = Path(str(files("app"))) / "_bundled" / name
+    return packaged if packaged.is_dir() else Path(__file__).parent.parent / name
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The whole service. Raises CBAMLensError if its models' cards cannot be used."""
+    settings = settings or Settings()
+    engine = Engine(settings)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
+        await engine.start()
+        yield
+        await engine.stop()
+
+    app = FastAPI(
+        title="CBAM Lens",
+        summary="See what attention changes.",
+        description="Plain, SE and CBAM networks side by side: what each says, where each looked, "
+        "and what its gates did. Errors are `application/problem+json` (RFC 9457).",
+        version=__version__,
+        license_info={"name": "MIT", "identifier": "MIT"},
+        docs_url=None,  # our own page: FastAPI's fetches its scripts from elsewhere
+        redoc_url=None,
+        root_path=settings.root_path,
+        lifespan=lifespan,
+    )
+    app.state.settings = settings
+    app.state.engine = engine
+    app.state.static = bundled("static")
+    app.state.templates = Environment(
+        loader=FileSystemLoader(bundled("templates")),
+        autoescape=select_autoescape(),
+        undefined=StrictUndefined,
+    )
+    errors.install(app)
+    app.include_router(pages)
+    app.include_router(api)
+    app.include_router(ops)
+    app.mount("/static", StaticFiles(directory=app.state.static), "static")
+    swagger = Path(str(files(fastapi_offline))) / "static"
+    app.mount("/swagger", StaticFiles(directory=swagger), "swagger")
+    app.add_middleware(Guard)
+    return app

@@ -1,0 +1,162 @@
+"""The REST API, version 1."""
+
+import io
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from PIL import Image
+
+from app import schemas
+from app.fields import (
+    AttentionFields,
+    ExplainFields,
+    HeatmapFields,
+    PredictFields,
+    TargetFields,
+    body,
+)
+from app.routes.ask import ask, engine_of, settings_of
+from cbam import render
+from cbam.explain.explanation import Explanation
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {
+        "description": text,
+        "content": {"application/problem+json": {"schema": schemas.Problem.model_json_schema()}},
+    }
+    for status, text in {
+        400: "the form is broken or holds several files",
+        408: "the upload took too long",
+        413: "the body is too large",
+        415: "no form, or no JPEG, PNG or WebP",
+        422: "the image or a field cannot be used",
+        503: "busy or starting: see Retry-After",
+        504: "no answer in time",
+    }.items()
+}
+PNG: dict[str, Any] = {"description": "a picture", "content": {"image/png": {}}}
+api = APIRouter(prefix="/api/v1", tags=["v1"])
+
+
+def png(image: Image.Image) -> bytes:
+    """Encoded as PNG, without metadata."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+@api.get("/models")
+async def models(request: Request) -> schemas.Models:
+    """Families and models: what they know, how good they are, whose data and which licence."""
+    engine = engine_of(request)
+    loaded = engine.chosen(list(engine.cards))
+    return schemas.Models(
+        families=[
+            schemas.FamilyInfo(
+                name=name,
+                title=engine.cards[members[0]].family_title,
+                default=name == engine.default_family,
+                models=members,
+            )
+            for name, members in engine.families.items()
+        ],
+        models=[schemas.model_info(model) for model in loaded],
+    )
+
+
+@api.get("/methods")
+async def methods() -> schemas.Methods:
+    """CAM methods: what each one's map means and costs."""
+    return schemas.methods()
+
+
+@api.get("/limits")
+async def limits(request: Request) -> dict[str, Any]:
+    """What the service accepts, as it is set."""
+    hidden = {"models_folder", "family", "root_path"}
+    return {"formats": ["JPEG", "PNG", "WebP"], **settings_of(request).model_dump(exclude=hidden)}
+
+
+@api.post("/predict", responses=PROBLEMS, openapi_extra=body(PredictFields))
+async def predict(request: Request) -> schemas.Predicted:
+    """Each model's most probable classes for a photo."""
+    asked = await ask(request, PredictFields)
+    return schemas.predicted(asked.image, asked.answer.explanations, asked.answer.waits)
+
+
+@api.post("/explain", responses=PROBLEMS, openapi_extra=body(ExplainFields))
+async def explain(request: Request) -> schemas.Explained:
+    """Predictions, heat maps for one class, and gate maps, model by model."""
+    asked = await ask(request, ExplainFields)
+    return schemas.explained(asked.image, asked.answer.explanations, asked.answer.waits)
+
+
+@api.post(
+    "/heatmap",
+    response_class=Response,
+    responses={**PROBLEMS, 200: PNG},
+    openapi_extra=body(HeatmapFields),
+)
+async def heatmap(request: Request) -> Response:
+    """One model's heat map as a PNG: over the photo, bare in colour, or 8-bit grey."""
+    asked = await ask(request, HeatmapFields)
+    explanation, fields = asked.answer.explanations[0], asked.fields
+    view = explanation.view
+    width, height = view.x1 - view.x0, view.y1 - view.y0
+
+    def paint() -> bytes:
+        if fields.raw:
+            return png(render.grey(explanation.heatmap, width, height))
+        if not fields.overlay:
+            return png(render.coloured(explanation.heatmap, width, height))
+        return png(explanation.overlay(fields.opacity))
+
+    return Response(await engine_of(request).in_picture_thread(paint), media_type="image/png")
+
+
+@api.post(
+    "/compare",
+    response_class=Response,
+    responses={**PROBLEMS, 200: PNG},
+    openapi_extra=body(TargetFields),
+)
+async def compare(request: Request) -> Response:
+    """All models of a family in one PNG, as in the paper's figure."""
+    asked = await ask(request, TargetFields)
+
+    def paint() -> bytes:
+        return png(render.compare_sheet(asked.answer.explanations))
+
+    return Response(await engine_of(request).in_picture_thread(paint), media_type="image/png")
+
+
+@api.post(
+    "/attention",
+    response_model=schemas.Attended,
+    responses={**PROBLEMS, 200: {"content": {"image/png": {}}}},
+    openapi_extra=body(AttentionFields),
+)
+async def attention(request: Request) -> Any:
+    """The gates of every block: JSON, or one PNG sheet with `Accept: image/png`."""
+    asked = await ask(request, AttentionFields)
+    explanations = asked.answer.explanations
+    if "image/png" not in request.headers.get("accept", ""):
+        return schemas.attended(asked.image, explanations)
+
+    def paint() -> bytes:
+        return png(_stacked([item for item in explanations if item.attention] or explanations))
+
+    return Response(await engine_of(request).in_picture_thread(paint), media_type="image/png")
+
+
+def _stacked(explanations: list[Explanation]) -> Image.Image:
+    """The models' gate sheets, one below the other."""
+    sheets = [render.attention_sheet(item) for item in explanations]
+    size = max(sheet.width for sheet in sheets), sum(sheet.height for sheet in sheets)
+    whole = Image.new("RGB", size, "white")
+    y = 0
+    for sheet in sheets:
+        whole.paste(sheet, (0, y))
+        y += sheet.height
+    return whole

@@ -1,0 +1,31 @@
+"""For whoever runs it: alive, ready, documented."""
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse
+
+from app.routes.ask import engine_of
+
+ops = APIRouter(include_in_schema=False)
+
+
+@ops.get("/healthz")
+async def healthz() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "alive"}
+
+
+@ops.get("/readyz")
+async def readyz(request: Request) -> dict[str, object]:
+    """The models are loaded and warm; 503 before."""
+    engine = engine_of(request)
+    engine.chosen([])
+    return {"status": "ready", "models": list(engine.models)}
+
+
+@ops.get("/docs")
+async def docs(request: Request) -> HTMLResponse:
+    """The API's documentation, from this server alone."""
+    root = request.scope.get("root_path", "").rstrip("/")
+    return HTMLResponse(
+        request.app.state.templates.get_template("docs.html").render(root=root)
+    )

@@ -1,0 +1,168 @@
+"""The page: the same answer as /explain, as HTML. It works without JavaScript."""
+
+import base64
+import io
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, HTTPException, Request
+from fastapi.responses import HTMLResponse
+from PIL import Image
+from pydantic import ValidationError
+
+from app import schemas
+from app.errors import status_and_detail, title
+from app.fields import PageFields
+from app.routes.ask import Asked, ask_about, engine_of, photo_of, settings_of
+from app.uploads import Upload, read_upload
+from cbam import METHODS, __version__, render
+from cbam.errors import CBAMLensError
+from cbam.explain.explanation import Explanation
+
+pages = APIRouter(include_in_schema=False)
+SHOWN_PX = 1024  # longest side of pictures in the page
+
+
+def gallery(static: Path) -> list[dict[str, str]]:
+    """The bundled photos with their credits, in the order in which they are shown."""
+    file = static / "gallery" / "gallery.toml"
+    photos: list[dict[str, str]] = tomllib.loads(file.read_text(encoding="utf-8"))["photo"]
+    return photos
+
+
+@pages.get("/")
+async def page(request: Request) -> HTMLResponse:
+    """The empty page; with `?photo=` of the gallery, its answer."""
+    upload = Upload(None, {name: [text] for name, text in request.query_params.items()})
+    if "photo" not in upload.fields:
+        return _render(request, PageFields())
+    return await _answer(request, upload)
+
+
+@pages.post("/")
+async def answer(request: Request) -> HTMLResponse:
+    """The page with the answer for the photo that was sent, or for one of the gallery."""
+    try:
+        upload = await read_upload(request, settings_of(request))
+    except HTTPException as error:
+        return _render(request, PageFields(), error=error)
+    return await _answer(request, upload)
+
+
+async def _answer(request: Request, upload: Upload) -> HTMLResponse:
+    fields = PageFields()
+    try:
+        fields = PageFields.model_validate(PageFields.values(upload))
+        image = _gallery_photo(request, fields.photo) if not upload.image and fields.photo else None
+        asked = await ask_about(request, image or photo_of(upload), fields)
+        result = await engine_of(request).in_picture_thread(_pictures, asked)
+    except (HTTPException, CBAMLensError, ValidationError) as error:
+        return _render(request, fields, error=error)
+    return _render(request, fields, result=result)
+
+
+def _gallery_photo(request: Request, name: str) -> bytes:
+    """A gallery photo's bytes. The name is looked up, never used as a path."""
+    static: Path = request.app.state.static
+    for photo in gallery(static):
+        if photo["file"] == name:
+            return (static / "gallery" / photo["file"]).read_bytes()
+    raise HTTPException(422, f"The gallery has no photo '{name}'.")
+
+
+def _render(
+    request: Request,
+    fields: PageFields,
+    result: dict[str, Any] | None = None,
+    error: Exception | None = None,
+) -> HTMLResponse:
+    engine, settings = engine_of(request), settings_of(request)
+    families = [
+        {
+            "name": name,
+            "title": engine.cards[members[0]].family_title,
+            "default": name == engine.default_family,
+            "models": members,
+            "classes": list(engine.cards[members[0]].labels),
+            "input_size": engine.cards[members[0]].preprocess.size_px,
+            "models_info": [
+                schemas.model_info(engine.models[model])
+                for model in members
+                if model in engine.models
+            ],
+        }
+        for name, members in engine.families.items()
+    ]
+    chosen = fields.family if fields.family in engine.families else engine.default_family
+    family = next(item for item in families if item["name"] == chosen)
+    first = engine.models.get(engine.families[chosen][0])
+    status, problem = 200, None
+    if error is not None:
+        status, detail = status_and_detail(error)
+        problem = {"title": title(status), "detail": detail, "status": status}
+    html = request.app.state.templates.get_template("index.html").render(
+        root=request.scope.get("root_path", "").rstrip("/"),
+        families=families,
+        family=family,
+        photos=gallery(request.app.state.static),
+        methods=[schemas.method_info(name, method) for name, method in METHODS.items()],
+        layers=first.layers if first else [],
+        options=fields.model_dump(),
+        limits={
+            "max_upload_mb": settings.max_upload_mb,
+            "max_megapixels": settings.max_megapixels,
+            "formats": "JPEG, PNG, WebP",
+        },
+        colour_maps=render.COLOUR_MAPS,
+        version=__version__,
+        error=problem,
+        result=result,
+    )
+    return HTMLResponse(html, status, getattr(error, "headers", None))
+
+
+def _pictures(asked: Asked[PageFields]) -> dict[str, Any]:
+    """What the page shows: the answer, and pictures for readers without JavaScript."""
+    explanations = asked.answer.explanations
+    shown = explanations[0].photo.copy()
+    shown.thumbnail((SHOWN_PX, SHOWN_PX))
+    return {
+        "explained": schemas.explained(asked.image, explanations, asked.answer.waits),
+        "photo_uri": _uri(shown, "JPEG"),
+        "photo_width": shown.width,
+        "photo_height": shown.height,
+        "overlays": [_uri(_overlay(each, shown), "JPEG") for each in explanations],
+        "gates": [_gates(each) for each in explanations],
+        "models": [schemas.model_info(model) for model in asked.models],
+    }
+
+
+def _overlay(explanation: Explanation, shown: Image.Image) -> Image.Image:
+    """The overlay at the size in which the photo is shown."""
+    scale = shown.width / explanation.photo.width
+    view = explanation.view
+    return render.overlay(shown, explanation.heatmap, view.scaled(scale, *shown.size))
+
+
+def _gates(explanation: Explanation) -> list[dict[str, str | None]]:
+    view = explanation.view
+    tile = explanation.photo.crop((view.x0, view.y0, view.x1, view.y1)).resize((112, 112))
+    return [
+        {
+            "spatial": None
+            if block.spatial is None
+            else _uri(render.spatial_tile(tile, block.spatial), "JPEG"),
+            "bars": None
+            if block.channel is None
+            else _uri(render.channel_bars(block.channel, 112, 40), "PNG"),
+        }
+        for block in explanation.attention
+    ]
+
+
+def _uri(image: Image.Image, kind: str) -> str:
+    """A picture as a data: URI."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, quality=85)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

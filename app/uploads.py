@@ -1,0 +1,96 @@
+"""Reading a multipart form within limits: one photo in memory, a few short fields."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+
+from fastapi import HTTPException, Request
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from app.settings import Settings
+
+FIELD_NAME = "image"
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A form as it came: the photo's bytes (None: not sent) and all other fields, repeats kept."""
+
+    image: bytes | None
+    fields: dict[str, list[str]]
+
+
+class _InMemory(MultiPartParser):
+    """Never spools to disk: the body limit keeps it small."""
+
+    spool_max_size = 1 << 40
+
+
+async def read_upload(request: Request, settings: Settings) -> Upload:
+    """The request's form, query parameters counted as fields.
+
+    Raises HTTPException 400 (broken form, several files), 408 (too slow), 413 (too large), 415 (not
+    a form).
+    """
+    kind = request.headers.get("content-type", "")
+    if not kind.lower().startswith("multipart/form-data"):
+        raise HTTPException(
+            415,
+            f"The body is '{kind[:80] or 'of no type'}'. Send multipart/form-data with the photo in "
+            f"the field '{FIELD_NAME}', for instance: curl -F {FIELD_NAME}=@photo.jpg ...",
+        )
+    limit = int(settings.max_upload_mb * 2**20)
+    parser = _InMemory(
+        request.headers,
+        _limited(request, limit, settings.max_upload_mb),
+        max_files=1,
+        max_fields=settings.max_fields,
+        max_part_size=settings.max_field_kb * 1024,
+    )
+    try:
+        async with asyncio.timeout(settings.upload_timeout_s):
+            form = await parser.parse()
+    except TimeoutError as error:
+        raise HTTPException(
+            408, f"The upload took more than {settings.upload_timeout_s:g} s. Send a smaller photo."
+        ) from error
+    except (MultiPartException, KeyError, ValueError) as error:
+        reason = getattr(error, "message", None) or "its headers are malformed"
+        raise HTTPException(
+            400, f"The form cannot be read: {reason} Send one photo as '{FIELD_NAME}'."
+        ) from error
+    fields: dict[str, list[str]] = {}
+    for name, text in request.query_params.multi_items():
+        fields.setdefault(name, []).append(text)
+    image: bytes | None = None
+    try:
+        for name, value in form.multi_items():
+            if not isinstance(value, UploadFile):
+                fields.setdefault(name, []).append(value)
+            elif name == FIELD_NAME:
+                image = await value.read()
+            else:
+                raise HTTPException(
+                    400, f"A file came as '{name[:80]}'. Send the photo as '{FIELD_NAME}'."
+                )
+    finally:
+        await form.close()
+    return Upload(image or None, fields)  # a form sent without choosing a file has an empty one
+
+
+async def _limited(request: Request, limit: int, limit_mb: float) -> AsyncGenerator[bytes, None]:
+    """The body's chunks. Raises HTTPException 413 at once, or at the first byte too many."""
+    declared = request.headers.get("content-length", "")
+    received = int(declared) if declared.isdecimal() else 0
+    too_large = HTTPException(
+        413, f"The body is larger than {limit_mb:g} MiB. Send a smaller photo."
+    )
+    if received > limit:
+        raise too_large
+    received = 0
+    async for chunk in request.stream():
+        received += len(chunk)
+        if received > limit:
+            raise too_large
+        yield chunk

@@ -1,0 +1,159 @@
+"""Cut a network in two at a layer, without hooks: a trunk up to it, a head from it to the logits.
+
+The network is traced once (torch.fx). The trunk returns the layer's activation *and every gate's
+map* as ordinary outputs; the head takes the activation to the logits, and returns the maps of the
+gates that lie behind the cut. Nothing is stored on a module, so any number of threads may call both.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from cbam.attention import GATES
+from cbam.errors import UnknownName
+
+Maps = Mapping[str, Tensor]  # "layer1.0.channel" -> (N, C, 1, 1), "layer1.0.spatial" -> (N, 1, h, w)
+
+
+class _Tracer(fx.Tracer):
+    """Remembers which node each module put out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outputs: dict[str, fx.Node] = {}
+
+    def call_module(
+        self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        output = super().call_module(m, forward, args, kwargs)
+        if isinstance(output, fx.Proxy):
+            self.outputs[self.path_of_module(m)] = output.node
+        return output
+
+
+@dataclass(frozen=True)
+class Split:
+    """A network as trunk and head. Both are in eval mode with frozen parameters."""
+
+    layer: str
+    trunk: nn.Module  # images (N, 3, H, W) -> (activation (N, C, h, w), *maps)
+    head: nn.Module  # activation -> (logits (N, classes), *maps)
+    trunk_gates: tuple[str, ...]
+    head_gates: tuple[str, ...]
+    pooled_linear: nn.Linear | None  # set where the head is just average pooling and this layer
+
+    def run_trunk(self, images: Tensor) -> tuple[Tensor, Maps]:
+        """Images (N, 3, H, W) -> activation (N, C, h, w) and the gate maps up to it. No gradient."""
+        with torch.inference_mode():
+            activation, *maps = self.trunk(images)
+        return activation, dict(zip(self.trunk_gates, maps, strict=True))
+
+    def run_head(self, activation: Tensor) -> tuple[Tensor, Maps]:
+        """Activation (N, C, h, w) -> logits (N, classes) and the gate maps behind it.
+
+        Differentiable in the activation if that requires a gradient.
+        """
+        logits, *maps = self.head(activation)
+        return logits, dict(zip(self.head_gates, maps, strict=True))
+
+
+def split(network: nn.Module, layer: str) -> Split:
+    """Cut `network` behind the module named `layer`. The network itself is left as it is.
+
+    Raises UnknownName if there is no such module, or if a path leads around its output.
+    """
+    tracer = _Tracer()
+    graph = tracer.trace(network)
+    if layer not in tracer.outputs:
+        raise UnknownName.of("layer", layer, [name for name in tracer.outputs if name])
+    cut = tracer.outputs[layer]
+    gates = {
+        _gate_name(path, GATES[type(module)]): tracer.outputs[path]
+        for path, module in network.named_modules()
+        if type(module) in GATES
+    }
+
+    before = _ancestors(cut)
+    trunk_gates = {name: node for name, node in gates.items() if node in before}
+    head_gates = {name: node for name, node in gates.items() if node not in before}
+    trunk = _subgraph(network, graph, None, [cut, *trunk_gates.values()])
+    logits = next(node for node in graph.nodes if node.op == "output").args[0]
+    head = _subgraph(network, graph, cut, [logits, *head_gates.values()])
+    if head is None or trunk is None:
+        raise UnknownName(
+            f"Layer '{layer}' is no place to cut: a path from the image leads around it. "
+            "Choose the output of a whole block."
+        )
+    return Split(
+        layer, trunk, head, tuple(trunk_gates), tuple(head_gates), _pooled_linear(head)
+    )
+
+
+def _gate_name(path: str, kind: str) -> str:
+    """`layer1.0.attention.channel`, a channel gate -> `layer1.0.channel`."""
+    block = path.split(".attention", 1)[0]
+    return f"{block}.{kind}"
+
+
+def _ancestors(node: fx.Node) -> set[fx.Node]:
+    """The node and all that it is computed from."""
+    found: set[fx.Node] = set()
+    open_nodes = [node]
+    while open_nodes:
+        current = open_nodes.pop()
+        if current not in found:
+            found.add(current)
+            open_nodes.extend(current.all_input_nodes)
+    return found
+
+
+def _subgraph(
+    network: nn.Module, graph: fx.Graph, start: fx.Node | None, outputs: list[fx.Node]
+) -> nn.Module | None:
+    """The part of the graph that computes `outputs` from the image or, if given, from `start`.
+
+    None if it would still need the image although it should start at `start`.
+    """
+    wanted: set[fx.Node] = set()
+    open_nodes = list(outputs)
+    while open_nodes:
+        node = open_nodes.pop()
+        if node in wanted:
+            continue
+        wanted.add(node)
+        if node is not start:
+            open_nodes.extend(node.all_input_nodes)
+    part = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        if node is start:
+            copies[node] = part.placeholder("activation")
+        elif node in wanted and node.op != "output":
+            if start is not None and node.op == "placeholder":
+                return None
+            copies[node] = part.node_copy(node, lambda old: copies[old])
+    part.output(tuple(copies[node] for node in outputs))
+    module = fx.GraphModule(network, part)
+    module.eval()
+    return module
+
+
+def _pooled_linear(head: nn.Module) -> nn.Linear | None:
+    """The head's linear layer if the head is exactly pooling to 1 x 1, flattening and it."""
+    assert isinstance(head, fx.GraphModule)
+    steps = [node for node in head.graph.nodes if node.op not in ("placeholder", "output")]
+    if len(steps) != 3 or steps[0].op != "call_module" or steps[2].op != "call_module":
+        return None
+    pool = head.get_submodule(str(steps[0].target))
+    linear = head.get_submodule(str(steps[2].target))
+    if (
+        isinstance(pool, nn.AdaptiveAvgPool2d)
+        and pool.output_size in (1, (1, 1))
+        and steps[1].target is torch.flatten
+        and isinstance(linear, nn.Linear)
+    ):
+        return linear
+    return None

@@ -1,0 +1,190 @@
+"""Maps -> pictures: colour maps, overlays on the photo, and sheets of several models.
+
+Colours are computed in float and rounded once. A map is scaled by its own maximum unless a shared
+one is given; a map with no positive value is never painted: it says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from cbam.images import Box
+
+if TYPE_CHECKING:
+    from cbam.explain.explanation import Explanation
+
+Floats = NDArray[np.float32]
+
+# Eleven stops of the perceptually uniform colour maps "inferno" and "viridis" (CC0, by Nathaniel
+# Smith and Stefan van der Walt): brightness rises evenly, so they survive grey and colour blindness.
+# The page reads the same stops.
+COLOUR_MAPS: dict[str, tuple[tuple[int, int, int], ...]] = {
+    "inferno": (
+        (0, 0, 4), (22, 11, 57), (66, 10, 104), (106, 23, 110), (147, 38, 103), (188, 55, 84),
+        (221, 81, 58), (243, 120, 25), (252, 165, 10), (246, 215, 70), (252, 255, 164),
+    ),
+    "viridis": (
+        (68, 1, 84), (72, 36, 117), (65, 68, 135), (53, 95, 141), (42, 120, 142), (33, 145, 140),
+        (34, 168, 132), (68, 191, 112), (122, 209, 81), (189, 223, 38), (253, 231, 37),
+    ),
+}  # fmt: skip
+NO_EVIDENCE = "no positive evidence"
+
+
+def colour(values: Floats, name: str = "inferno") -> NDArray[np.float32]:
+    """Values in [0, 1], any shape -> RGB in 0..255, float32, shape (..., 3)."""
+    stops = np.asarray(COLOUR_MAPS[name], dtype=np.float32)
+    position = np.clip(values, 0, 1) * (len(stops) - 1)
+    at = np.arange(len(stops))
+    channels = [np.interp(position, at, stops[:, channel]) for channel in range(3)]
+    return np.stack(channels, axis=-1).astype(np.float32)
+
+
+def scaled(heatmap: Floats, top: float | None = None) -> Floats:
+    """A raw map -> [0, 1]: divided by `top`, its own maximum by default; zero if that is not positive."""
+    top = float(heatmap.max()) if top is None else top
+    return np.clip(heatmap / top, 0, 1) if top > 0 else np.zeros_like(heatmap)
+
+
+def enlarged(values: Floats, width: int, height: int) -> Floats:
+    """(h, w) -> (height, width), bilinear with cell centres as in align_corners=False."""
+    image = Image.fromarray(np.ascontiguousarray(values, dtype=np.float32))
+    resized = image.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(resized, dtype=np.float32)
+
+
+def grey(heatmap: Floats, width: int, height: int) -> Image.Image:
+    """The scaled map as 8-bit grey, `width` x `height`."""
+    values = enlarged(scaled(heatmap), width, height)
+    return Image.fromarray(np.rint(values * 255).astype(np.uint8))
+
+
+def coloured(
+    heatmap: Floats, width: int, height: int, name: str = "inferno", top: float | None = None
+) -> Image.Image:
+    """The scaled map in colour, `width` x `height`."""
+    return _picture(colour(enlarged(scaled(heatmap, top), width, height), name))
+
+
+def overlay(
+    photo: Image.Image, heatmap: Floats, view: Box, opacity: float = 0.7, top: float | None = None
+) -> Image.Image:
+    """The photo with a map painted on its view, the same size as the photo.
+
+    `opacity` in [0, 1] is that of the map's hottest cell; colder ones are more transparent, so that
+    the photo stays readable. A map without positive evidence leaves the photo as it is.
+    """
+    pixels = np.array(photo, dtype=np.float32)
+    inside = pixels[view.y0 : view.y1, view.x0 : view.x1]
+    values = enlarged(scaled(heatmap, top), view.x1 - view.x0, view.y1 - view.y0)
+    alpha = (opacity * np.sqrt(values))[..., None]
+    inside[:] = (1 - alpha) * inside + alpha * colour(values)
+    return _picture(pixels)
+
+
+def compare_sheet(explanations: Sequence[Explanation], tile_px: int = 300) -> Image.Image:
+    """One row as in the paper's figure: the photo, then each model's map for the same class."""
+    first = explanations[0]
+    photo = _tile(first.photo, tile_px)
+    pad, head, foot = 12, 30, 54
+    width = (len(explanations) + 1) * (photo.width + pad) + pad
+    sheet = Image.new("RGB", (width, head + photo.height + foot + pad), "white")
+    draw = ImageDraw.Draw(sheet)
+
+    def column(position: int, title: str, picture: Image.Image, lines: Sequence[str]) -> None:
+        x = pad + position * (photo.width + pad)
+        _text(draw, (x, 8), title, 16, photo.width, "black")
+        sheet.paste(picture, (x, head))
+        for row, line in enumerate(lines):
+            y = head + photo.height + 6 + row * 20
+            _text(draw, (x, y), line, 15 if row == 0 else 13, photo.width, "#222222")
+
+    column(0, "Photo", photo, [f"target: {first.target.label}"])
+    for position, each in enumerate(explanations, start=1):
+        top = each.predictions[0]
+        lines = [
+            f"P({each.target.label}) = {each.target.probability:.3f}",
+            NO_EVIDENCE
+            if each.heatmap.max() <= 0
+            else f"says: {top.label} ({top.probability:.3f})",
+        ]
+        column(position, each.model, _tile(each.overlay(), tile_px), lines)
+    return sheet
+
+
+def attention_sheet(explanation: Explanation, tile_px: int = 150) -> Image.Image:
+    """The gates block by block: the spatial map over the view above, the channel bars below."""
+    view = explanation.view
+    photo = explanation.photo.crop((view.x0, view.y0, view.x1, view.y1))
+    tile = _tile(photo, tile_px)
+    pad, head, bars = 10, 46, 60
+    blocks = explanation.attention
+    width = max(len(blocks) * (tile.width + pad) + pad, 420)
+    sheet = Image.new("RGB", (width, head + tile.height + 2 * pad + bars + 26), "white")
+    draw = ImageDraw.Draw(sheet)
+    title = f"{explanation.model}: what its gates did" if blocks else _gateless(explanation.model)
+    _text(draw, (pad, 6), title, 16, width - 2 * pad, "black")
+    for position, block in enumerate(blocks):
+        x = pad + position * (tile.width + pad)
+        _text(draw, (x, 28), block.block, 13, tile.width, "#222222")
+        if block.spatial is not None:
+            sheet.paste(spatial_tile(tile, block.spatial), (x, head))
+        if block.channel is not None:
+            y = head + tile.height + pad
+            sheet.paste(channel_bars(block.channel, tile.width, bars), (x, y))
+            low, high = block.channel.min(), block.channel.max()
+            line = f"{len(block.channel)} ch. {low:.2f}-{high:.2f}"
+            _text(draw, (x, y + bars + 6), line, 12, tile.width, "#222222")
+    return sheet
+
+
+def spatial_tile(photo: Image.Image, spatial: Floats) -> Image.Image:
+    """A spatial gate's map over the view, from its least to its greatest value; flat: grey."""
+    spread = float(spatial.max() - spatial.min())
+    if spread < 1e-6:  # the same everywhere says nothing about where
+        return Image.new("RGB", photo.size, "#999999")
+    values = enlarged((spatial - spatial.min()) / spread, *photo.size)
+    base = np.asarray(photo.convert("L"), dtype=np.float32)[..., None]
+    return _picture(0.35 * base + 0.65 * colour(values, "viridis"))
+
+
+def channel_bars(channel: Floats, width: int, height: int) -> Image.Image:
+    """A channel gate's values in [0, 1] as bars, in channel order; the line is 0.5."""
+    picture = np.full((height, width, 3), 238, dtype=np.float32)
+    columns = np.minimum((np.arange(width) * len(channel)) // width, len(channel) - 1)
+    filled = np.rint(np.clip(channel[columns], 0, 1) * height).astype(int)  # (width,)
+    rows = np.arange(height)[:, None]
+    picture[rows >= height - filled[None, :]] = (33, 145, 140)
+    picture[height // 2] = (90, 90, 90)
+    return _picture(picture)
+
+
+def _gateless(name: str) -> str:
+    return f"{name} has no attention: there is nothing to show"
+
+
+def _picture(pixels: NDArray[np.float32]) -> Image.Image:
+    """Float RGB 0..255, (H, W, 3) -> an image."""
+    return Image.fromarray(np.rint(pixels).clip(0, 255).astype(np.uint8))
+
+
+def _tile(image: Image.Image, longest_px: int) -> Image.Image:
+    """The image, its longest side made `longest_px`."""
+    scale = longest_px / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.BILINEAR)
+
+
+def _text(
+    draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int, width: int, fill: str
+) -> None:
+    """A line of text, shortened to fit `width` pixels."""
+    font = ImageFont.load_default(size)
+    while len(text) > 2 and draw.textlength(text, font) > width:
+        text = text[:-2].rstrip() + "…"
+    draw.text(at, text, fill=fill, font=font)
