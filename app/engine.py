@@ -121,8 +121,8 @@ class Engine:
         except TimeoutError:
             raise HTTPException(
                 504,
-                f"No answer within {self.settings.inference_timeout_s:g} s. Try again, or ask fewer "
-                "models or a cheaper method.",
+                f"No answer within {self.settings.inference_timeout_s:g} s. Try again, or ask "
+                "fewer models or a cheaper method.",
             ) from None
         return Answer(explanations, {"decode": (decoded - started) * 1000, "queue": queue_ms})
 

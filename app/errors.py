@@ -1,7 +1,9 @@
 """Every error as application/problem+json (RFC 9457): what came, and what would work."""
 
 import logging
+from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -71,7 +73,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _handle_unexpected)
 
 
-def _sentence(item: dict[str, object]) -> str:
+def _sentence(item: Mapping[str, Any]) -> str:
     """One of pydantic's findings as a sentence: `top_k: 99 is no good: ...`."""
     location = item.get("loc")
     name = ".".join(str(part) for part in location) if isinstance(location, tuple) else ""

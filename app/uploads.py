@@ -37,8 +37,8 @@ async def read_upload(request: Request, settings: Settings) -> Upload:
     if not kind.lower().startswith("multipart/form-data"):
         raise HTTPException(
             415,
-            f"The body is '{kind[:80] or 'of no type'}'. Send multipart/form-data with the photo in "
-            f"the field '{FIELD_NAME}', for instance: curl -F {FIELD_NAME}=@photo.jpg ...",
+            f"The body is '{kind[:80] or 'of no type'}'. Send multipart/form-data with the photo "
+            f"in the field '{FIELD_NAME}', for instance: curl -F {FIELD_NAME}=@photo.jpg ...",
         )
     limit = int(settings.max_upload_mb * 2**20)
     parser = _InMemory(

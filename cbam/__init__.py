@@ -1,10 +1,10 @@
 """CBAM Lens: see what attention changes.
 
-    model = cbam.load("resnet18-cbam-imagenette")
-    explanation = model.explain("photo.jpg")
-    explanation.overlay().save("out.png")
+model = cbam.load("resnet18-cbam-imagenette")
+explanation = model.explain("photo.jpg")
+explanation.overlay().save("out.png")
 
-    network = cbam.build("resnet50", attention="cbam", num_classes=10)
+network = cbam.build("resnet50", attention="cbam", num_classes=10)
 """
 
 from cbam.attention import ATTENTION

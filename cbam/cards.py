@@ -21,7 +21,7 @@ from cbam.backbones import build
 from cbam.errors import BadCard, CBAMLensError, UnknownName
 from cbam.images import Preprocess
 
-QUANTISE_FROM = 4096  # elements; smaller tensors stay float32: they weigh nothing
+QUANTISE_FROM = 16_384  # elements; smaller tensors stay float32: they weigh next to nothing
 SCALE = ".int8_scale"
 
 
@@ -40,6 +40,7 @@ class _CardFile(BaseModel):
     recipe: str
     weights_sha256: str
     storage: str
+    folders: list[str] = []
     backbone_options: dict[str, Any] = {}
     attention_options: dict[str, Any] = {}
     preprocess: dict[str, Any]
@@ -62,6 +63,7 @@ class Card:
     recipe: str
     weights_sha256: str
     storage: str
+    folders: tuple[str, ...] = ()  # the training data's folder of each class, in class order
     backbone_options: dict[str, Any] = field(default_factory=dict)
     attention_options: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)  # by data set
@@ -101,6 +103,7 @@ def read_card(folder: Path) -> Card:
         text = (folder / "card.toml").read_text(encoding="utf-8")
         values = _CardFile.model_validate(tomllib.loads(text)).model_dump()
         labels = (folder / "labels.txt").read_text(encoding="utf-8").splitlines()
+        values["folders"] = tuple(values["folders"])
         preprocess = Preprocess(**_tuples(values.pop("preprocess")))
     except (OSError, tomllib.TOMLDecodeError, ValidationError, TypeError) as error:
         raise BadCard(f"The model card in {folder} cannot be used: {error}") from error
@@ -147,7 +150,7 @@ def write_card(card: Card, weights: dict[str, Tensor] | None = None) -> Card:
         data = to_safetensors(quantise(weights))
         (card.folder / "weights.safetensors").write_bytes(data)
         values["weights_sha256"] = hashlib.sha256(data).hexdigest()
-    text = tomli_w.dumps({key: value for key, value in values.items() if value != {}})
+    text = tomli_w.dumps({key: value for key, value in values.items() if value not in ({}, ())})
     (card.folder / "card.toml").write_text(text, encoding="utf-8")
     labels = "".join(f"{label}\n" for label in card.labels)
     (card.folder / "labels.txt").write_text(labels, encoding="utf-8")
@@ -188,4 +191,6 @@ def widen(stored: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
     """TOML has lists where a frozen dataclass wants tuples."""
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return {
+        key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+    }

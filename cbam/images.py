@@ -27,6 +27,12 @@ class Box:
     x1: int
     y1: int
 
+    def scaled(self, scale: float, width: int, height: int) -> "Box":
+        """The same part of the photo drawn `scale` times as large, inside width x height."""
+        x0, y0 = round(self.x0 * scale), round(self.y0 * scale)
+        x1, y1 = min(width, round(self.x1 * scale)), min(height, round(self.y1 * scale))
+        return Box(x0, y0, max(x1, x0 + 1), max(y1, y0 + 1))
+
 
 def decode(
     data: bytes, *, max_pixels: int = MAX_PIXELS, max_side_px: int = MAX_SIDE_PX

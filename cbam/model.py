@@ -25,7 +25,7 @@ class Model:
 
     def __init__(self, card: Card, network: nn.Module) -> None:
         self.card = card
-        self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.layers = blocks(network)
         self._splits: dict[str, Split] = {}
         self._lock = threading.Lock()

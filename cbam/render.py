@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 
 # Eleven stops of the perceptually uniform colour maps "inferno" and "viridis" (CC0, by Nathaniel
-# Smith and Stefan van der Walt): brightness rises evenly, so they survive grey and colour blindness.
-# The page reads the same stops.
+# Smith and Stefan van der Walt): brightness rises evenly, so they survive grey and colour
+# blindness. The page reads the same stops.
 COLOUR_MAPS: dict[str, tuple[tuple[int, int, int], ...]] = {
     "inferno": (
         (0, 0, 4), (22, 11, 57), (66, 10, 104), (106, 23, 110), (147, 38, 103), (188, 55, 84),
@@ -46,7 +46,7 @@ def colour(values: Floats, name: str = "inferno") -> NDArray[np.float32]:
 
 
 def scaled(heatmap: Floats, top: float | None = None) -> Floats:
-    """A raw map -> [0, 1]: divided by `top`, its own maximum by default; zero if that is not positive."""
+    """A raw map -> [0, 1]: divided by `top`, by default its own maximum; zero if not positive."""
     top = float(heatmap.max()) if top is None else top
     return np.clip(heatmap / top, 0, 1) if top > 0 else np.zeros_like(heatmap)
 

@@ -26,6 +26,4 @@ async def readyz(request: Request) -> dict[str, object]:
 async def docs(request: Request) -> HTMLResponse:
     """The API's documentation, from this server alone."""
     root = request.scope.get("root_path", "").rstrip("/")
-    return HTMLResponse(
-        request.app.state.templates.get_template("docs.html").render(root=root)
-    )
+    return HTMLResponse(request.app.state.templates.get_template("docs.html").render(root=root))

@@ -49,11 +49,13 @@ class CBAM(nn.Module):
                     x = x * gate(x)
             return x
         if self.order == "parallel":
-            return x * self.channel(x) * self.spatial(x)
+            refined: Tensor = x * self.channel(x) * self.spatial(x)
+            return refined
         first, second = (
             (self.channel, self.spatial)
             if self.order == "channel-first"
             else (self.spatial, self.channel)
         )
         x = x * first(x)
-        return x * second(x)
+        refined = x * second(x)
+        return refined

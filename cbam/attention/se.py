@@ -20,4 +20,5 @@ class SE(nn.Module):
         self.channel = ChannelGate(channels, reduction, pool="avg")
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.channel(x)
+        scaled: Tensor = x * self.channel(x)
+        return scaled

@@ -18,9 +18,7 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def build(
-    name: str, attention: str = "none", num_classes: int = 1000, **options: Any
-) -> nn.Module:
+def build(name: str, attention: str = "none", num_classes: int = 1000, **options: Any) -> nn.Module:
     """A network with fresh weights: images (N, 3, H, W) -> logits (N, num_classes).
 
     `options` go to the backbone (`attention_options=`, `width=`, `stem=`, `stride_in=`).

@@ -76,12 +76,10 @@ class Bottleneck(nn.Module):
 
 
 def _downsample(inplanes: int, planes: int, stride: int) -> nn.Module | None:
-    """The identity's projection where its shape changes: (N, inplanes, H, W) -> (N, planes, ...)."""
+    """The identity's projection where its shape changes: (N, inplanes, H, W) -> (N, planes, .)."""
     if stride == 1 and inplanes == planes:
         return None
-    return nn.Sequential(
-        nn.Conv2d(inplanes, planes, 1, stride, bias=False), nn.BatchNorm2d(planes)
-    )
+    return nn.Sequential(nn.Conv2d(inplanes, planes, 1, stride, bias=False), nn.BatchNorm2d(planes))
 
 
 class ResNet(nn.Module):
@@ -122,6 +120,7 @@ class ResNet(nn.Module):
             self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
             self.maxpool = nn.Identity()
         self.bn1 = nn.BatchNorm2d(width)
+        stages: list[nn.Sequential] = []
         inplanes = width
         for stage, depth in enumerate(depths):
             planes = width * 2**stage
@@ -130,7 +129,8 @@ class ResNet(nn.Module):
                 stride = 2 if stage > 0 and index == 0 else 1
                 blocks.append(block(inplanes, planes, stride, stride_in, make))
                 inplanes = planes * block.expansion
-            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+            stages.append(nn.Sequential(*blocks))
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(inplanes, num_classes)
         for module in self.modules():
@@ -139,8 +139,10 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.fc(torch.flatten(self.avgpool(x), 1))  # type: ignore[no-any-return]
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+        logits: Tensor = self.fc(torch.flatten(self.avgpool(x), 1))
+        return logits
 
 
 def resnet18(**options: Any) -> ResNet:

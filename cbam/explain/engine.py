@@ -1,4 +1,4 @@
-"""From an image tensor to explanations: one trunk pass a model, everything else from its outputs."""
+"""From a photo to explanations: one trunk pass a model, everything else from its outputs."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,9 @@ class Options:
 
 
 def explain(
-    models: Sequence["Model"], photo: Image.Image, options: Options = Options()  # noqa: B008
+    models: Sequence["Model"],
+    photo: Image.Image,
+    options: Options = Options(),
 ) -> list[Explanation]:
     """Ask every model about the same photo (upright RGB), for the same class.
 

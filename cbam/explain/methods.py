@@ -96,7 +96,7 @@ def heat_maps(
 
 
 def gradcam(activation: Tensor, gradient: Tensor) -> Tensor:
-    """Weigh each channel by its mean gradient, keep what speaks for the class: (N, h, w), in logits.
+    """Weigh channels by their mean gradient, keep what speaks for the class: (N, h, w), in logits.
 
     Grad-CAM, Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391, eq. 1-2.
     """
@@ -146,8 +146,14 @@ def _package_map(
     split: Split, activation: Tensor, gradient: Tensor, index: int, method: str
 ) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
     """The package's map for one class, unscaled: (1, h, w), negative values still in it."""
-    import pytorch_grad_cam  # two seconds, and only who asks for its methods needs it
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    try:  # two seconds, and only who asks for its methods needs it
+        import pytorch_grad_cam
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    except ImportError as error:  # OpenCV, which it needs, misses a system library
+        raise UnknownName(
+            f"Method '{method}' is not to be had here: the grad-cam package cannot be imported "
+            f"({error}). 'gradcam' works without it."
+        ) from error
 
     behind = _Behind(split).eval()  # the head is in eval mode already
     package_class = getattr(pytorch_grad_cam, str(METHODS[method].package_class))

@@ -1,8 +1,8 @@
 """Cut a network in two at a layer, without hooks: a trunk up to it, a head from it to the logits.
 
 The network is traced once (torch.fx). The trunk returns the layer's activation *and every gate's
-map* as ordinary outputs; the head takes the activation to the logits, and returns the maps of the
-gates that lie behind the cut. Nothing is stored on a module, so any number of threads may call both.
+map* as ordinary outputs; the head takes the activation to the logits, and returns the maps of
+gates behind the cut. Nothing is stored on a module, so any number of threads may call both.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,9 @@ from torch import Tensor, fx, nn
 from cbam.attention import GATES
 from cbam.errors import UnknownName
 
-Maps = Mapping[str, Tensor]  # "layer1.0.channel" -> (N, C, 1, 1), "layer1.0.spatial" -> (N, 1, h, w)
+Maps = Mapping[
+    str, Tensor
+]  # "layer1.0.channel" -> (N, C, 1, 1), "layer1.0.spatial" -> (N, 1, h, w)
 
 
 class _Tracer(fx.Tracer):
@@ -46,7 +48,7 @@ class Split:
     pooled_linear: nn.Linear | None  # set where the head is just average pooling and this layer
 
     def run_trunk(self, images: Tensor) -> tuple[Tensor, Maps]:
-        """Images (N, 3, H, W) -> activation (N, C, h, w) and the gate maps up to it. No gradient."""
+        """Images (N, 3, H, W) -> activation (N, C, h, w), gate maps up to it. No gradient."""
         with torch.inference_mode():
             activation, *maps = self.trunk(images)
         return activation, dict(zip(self.trunk_gates, maps, strict=True))
@@ -87,9 +89,7 @@ def split(network: nn.Module, layer: str) -> Split:
             f"Layer '{layer}' is no place to cut: a path from the image leads around it. "
             "Choose the output of a whole block."
         )
-    return Split(
-        layer, trunk, head, tuple(trunk_gates), tuple(head_gates), _pooled_linear(head)
-    )
+    return Split(layer, trunk, head, tuple(trunk_gates), tuple(head_gates), _pooled_linear(head))
 
 
 def _gate_name(path: str, kind: str) -> str:

@@ -57,9 +57,7 @@ def augmentation(recipe: Recipe, image_size_px: int) -> v2.Transform:
     return v2.Compose(steps)
 
 
-def batches(
-    dataset: InMemory, recipe: Recipe, epoch: int, workers: int
-) -> DataLoader[Sample]:
+def batches(dataset: InMemory, recipe: Recipe, epoch: int, workers: int) -> DataLoader[Sample]:
     """One epoch of shuffled, augmented batches: uint8 (N, 3, s, s) and int64 (N,).
 
     Order and augmentation depend on the recipe's seed and the epoch alone, so every member of a

@@ -33,7 +33,9 @@ class Trained:
     accuracy: float
 
 
-def train(recipe: Recipe, attention: str, dataset: InMemory, run: Path, workers: int = 1) -> Trained:
+def train(
+    recipe: Recipe, attention: str, dataset: InMemory, run: Path, workers: int = 1
+) -> Trained:
     """Train `attention`'s member in the folder `run`, resuming from its checkpoint if it has one.
 
     Leaves `checkpoint.pt`, TensorBoard events and at the end `weights.safetensors`: float32, of the
@@ -45,11 +47,10 @@ def train(recipe: Recipe, attention: str, dataset: InMemory, run: Path, workers:
 
     torch.manual_seed(recipe.seed)
     plain = build(recipe.backbone, **recipe.build_options(attention))
-    plain = plain.to(accelerator.device, memory_format=torch.channels_last)
+    plain = plain.to(accelerator.device).to(memory_format=torch.channels_last)
     optimizer = _optimizer(recipe, plain)
-    average = AveragedModel(
-        plain, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True
-    )
+    decay = get_ema_multi_avg_fn(recipe.ema_decay)  # type: ignore[no-untyped-call]
+    average = AveragedModel(plain, multi_avg_fn=decay, use_buffers=True)
     network, optimizer = accelerator.prepare(plain, optimizer)
     steps = len(dataset) // (recipe.batch_size * accelerator.num_processes)
     schedule = LambdaLR(optimizer.optimizer, lambda step: _schedule(recipe, step / steps))
@@ -99,12 +100,16 @@ def train(recipe: Recipe, attention: str, dataset: InMemory, run: Path, workers:
             }
             partial = checkpoint.with_suffix(".partial")
             torch.save(state, partial)
-            partial.replace(checkpoint)  # a kill leaves the old one or the new one, never half of it
+            partial.replace(
+                checkpoint
+            )  # a kill leaves the old one or the new one, never half of it
 
     weights = run / "weights.safetensors"
     if accelerator.is_main_process:
         best = average.module if recipe.ema_decay else plain
-        save_file({key: value.contiguous().cpu() for key, value in best.state_dict().items()}, weights)
+        save_file(
+            {key: value.contiguous().cpu() for key, value in best.state_dict().items()}, weights
+        )
     accelerator.wait_for_everyone()
     return Trained(weights, loss, accuracy)
 
@@ -119,9 +124,7 @@ def _optimizer(recipe: Recipe, network: nn.Module) -> Optimizer:
     ]
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.learning_rate)
-    return torch.optim.SGD(
-        groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=True
-    )
+    return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=True)
 
 
 def _schedule(recipe: Recipe, epoch: float) -> float:
@@ -137,7 +140,10 @@ def _progress(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The loader's batches, with a progress bar on a terminal."""
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
     )
     with Progress(*columns, disable=not show, transient=True) as progress:
         yield from progress.track(loader, total=steps, description=title)  # type: ignore[arg-type]

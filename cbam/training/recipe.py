@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors.torch import load_file
 
 from cbam.attention import ATTENTION
 from cbam.backbones import BACKBONES
+from cbam.cards import Card, write_card
 from cbam.errors import BadRecipe
+from cbam.images import Preprocess
 
 
 class Phase(BaseModel):
@@ -93,3 +96,29 @@ def read_recipe(path: Path) -> Recipe:
         if name not in ATTENTION:
             raise BadRecipe(f"{path}: no attention '{name}'. Known: {', '.join(ATTENTION)}.")
     return recipe
+
+
+def write_model(
+    recipe: Recipe, attention: str, weights: Path, models: Path, recipe_name: str
+) -> Card:
+    """A trained member as a model under `models`: its float32 `weights` as int8, and its card."""
+    name = recipe.model_name(attention)
+    card = Card(
+        name=name,
+        family=recipe.family,
+        family_title=recipe.title,
+        backbone=recipe.backbone,
+        attention=attention,
+        labels=tuple(recipe.labels.values()),
+        folders=tuple(recipe.labels),
+        preprocess=Preprocess(recipe.test_size_px, recipe.test_fit, recipe.mean, recipe.std),
+        licence=recipe.licence,
+        data=recipe.data,
+        recipe=recipe_name,
+        weights_sha256="",
+        storage="int8 per output channel, float32 scales",
+        backbone_options=recipe.backbone_options,
+        attention_options=recipe.attention_options.get(attention, {}),
+        folder=models / name,
+    )
+    return write_card(card, load_file(weights))

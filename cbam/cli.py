@@ -1,0 +1,224 @@
+"""The command `cbam-lens`: serve, explain, models, train, evaluate."""
+
+import json
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cbam import METHODS, __version__
+from cbam.errors import CBAMLensError, UnknownName
+from cbam.explain.engine import Options, explain
+from cbam.model import Model, cards, load, open_photo
+
+app = typer.Typer(
+    help="See what attention changes: plain, SE and CBAM networks side by side.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+models_app = typer.Typer(help="What models there are.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+console = Console()
+
+
+def main() -> None:
+    """Run the command; an error of ours is a sentence on stderr and exit status 1."""
+    try:
+        app()
+    except CBAMLensError as error:
+        Console(stderr=True).print(f"[red]cbam-lens:[/red] {error}", highlight=False)
+        raise SystemExit(1) from None
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(__version__)  # noqa: T201
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="address to listen on; 0.0.0.0: every one")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(envvar="PORT", help="port to listen on")] = 8000,
+) -> None:
+    """Start the page and the API. Settings: environment variables CBAM_LENS_*."""
+    import uvicorn
+
+    from app.main import create_app
+
+    service = create_app()
+    console.print(f"CBAM Lens on [bold]http://{host}:{port}[/bold]  (Ctrl-C ends it)")
+    uvicorn.run(service, host=host, port=port, server_header=False, log_level="info")
+
+
+@app.command("explain")
+def explain_command(
+    photo: Annotated[Path, typer.Argument(help="a JPEG, PNG or WebP file")],
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("-o", "--output", help="PNG to write: the models side by side"),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="print the answer of /api/v1/explain")
+    ] = False,
+    model: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="a model's name or card folder; repeatable; default: the family"),
+    ] = None,
+    target: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="class to explain: index or label; default: the first model's answer"),
+    ] = None,
+    method: Annotated[str, typer.Option(help=", ".join(METHODS))] = "gradcam",
+    layer: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="block to explain; default: the last"),
+    ] = None,
+    top_k: Annotated[int, typer.Option(min=1, max=20, help="number of predictions")] = 5,
+) -> None:
+    """Ask the models about a photo: a table, a picture (-o) or JSON (--json)."""
+    from cbam.render import compare_sheet
+
+    models = [load(name) for name in model] if model else default_family()
+    image = open_photo(photo)
+    explanations = explain(models, image, Options(target, method, layer, top_k))
+    if as_json:
+        from app.schemas import explained
+
+        waits = {"decode": 0.0, "queue": 0.0}
+        print(explained(photo.read_bytes(), explanations, waits).model_dump_json(indent=1))  # noqa: T201
+    else:
+        label = explanations[0].target.label
+        table = Table("model", "says", f"P({label})", f"{METHODS[method].title} peak")
+        for each in explanations:
+            says = ", ".join(f"{p.label} {p.probability:.1%}" for p in each.predictions[:3])
+            peak = float(each.heatmap.max())
+            shown = f"{peak:.2f}" if peak > 0 else "no positive evidence"
+            table.add_row(each.model, says, f"{each.target.probability:.1%}", shown)
+        console.print(table)
+    if output is not None:
+        sheet = compare_sheet(explanations) if len(explanations) > 1 else explanations[0].overlay()
+        sheet.save(output)
+        Console(stderr=True).print(f"wrote {output}")
+
+
+def default_family() -> list[Model]:
+    """All models of the first bundled family."""
+    known = cards()
+    if not known:
+        raise UnknownName("No models are bundled here. Name one with --model FOLDER.")
+    family = next(iter(known.values())).family
+    return [load(card.folder) for card in known.values() if card.family == family]
+
+
+@models_app.command("list")
+def list_models() -> None:
+    """All bundled models, a line each."""
+    table = Table("model", "family", "attention", "classes", "val top-1", "pointing game")
+    for card in cards().values():
+        row = [
+            card.metrics.get("val", {}).get("top1"),
+            card.metrics.get("boxed", {}).get("pointing_game"),
+        ]
+        shown = [f"{value:.1%}" if value is not None else "not measured" for value in row]
+        table.add_row(card.name, card.family, card.attention, str(len(card.labels)), *shown)
+    console.print(table)
+
+
+@models_app.command("show")
+def show_model(name: str) -> None:
+    """A model's card."""
+    model = load(name)
+    card = {key: value for key, value in asdict(model.card).items() if key != "folder"}
+    extra = {"parameters": model.parameters, "layers": model.layers}
+    console.print_json(json.dumps({**card, **extra}, default=str))
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="a TOML file, such as recipes/imagenette.toml")],
+    data: Annotated[Path, typer.Option(help="folder with <class>/<photo>")],
+    attention: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="member of the family; repeatable; default: all"),
+    ] = None,
+    runs: Annotated[Path, typer.Option(help="checkpoints, logs and float32 weights")] = Path(
+        "runs"
+    ),
+    models: Annotated[Path, typer.Option(help="where the trained models are written")] = Path(
+        "models"
+    ),
+    workers: Annotated[int, typer.Option(min=0, help="processes that augment photos")] = 1,
+) -> None:
+    """Train a family, one member after the other; resumes where it was stopped. Extra: train."""
+    try:
+        from cbam.training.loop import train as train_one
+    except ImportError as error:
+        raise UnknownName(
+            f"Training needs the extra 'train' ({error.name} is missing): "
+            "pip install 'cbam-lens[train]'"
+        ) from error
+    from cbam.training.data import InMemory
+    from cbam.training.recipe import read_recipe, write_model
+
+    plan = read_recipe(recipe)
+    members = attention or plan.attention
+    for member in members:
+        if member not in plan.attention:
+            raise UnknownName.of(f"member of {recipe}", member, plan.attention)
+    photos = InMemory(data, list(plan.labels))
+    for member in members:
+        trained = train_one(plan, member, photos, runs / plan.model_name(member), workers)
+        if int(os.environ.get("RANK", "0")) == 0:
+            card = write_model(plan, member, trained.weights, models, recipe.name)
+            console.print(f"wrote {card.folder}")
+
+
+@app.command()
+def evaluate(
+    names: Annotated[list[str], typer.Argument(help="names or card folders of models")],
+    val: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="photos the models never saw: <class>/<photo>"),
+    ] = None,
+    boxed: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="photos with object boxes: <class>/<photo>"),
+    ] = None,
+    boxes: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="CSV: file,x0,y0,x1,y1, relative"),
+    ] = None,
+    runs: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="training runs: compare with their float32 weights"),
+    ] = None,
+    write: Annotated[bool, typer.Option(help="write the numbers to the cards")] = False,
+) -> None:
+    """Measure models: accuracy on --val and --boxed, and where the maps point on --boxed."""
+    from cbam.cards import write_card
+    from cbam.evaluate.report import measure_model
+
+    if boxed is not None and boxes is None:
+        raise UnknownName("--boxed needs --boxes: the CSV file with the object boxes.")
+    table = Table("model", "data", "measure", "value")
+    for name in names:
+        model = load(name)
+        metrics = measure_model(model, val, boxed, boxes, runs)
+        for data_set, values in metrics.items():
+            for measure, value in values.items():
+                shown = f"{value:.4f}" if isinstance(value, float) else str(value)
+                table.add_row(model.name, data_set, measure, shown)
+        if write:
+            write_card(replace(model.card, metrics={**model.card.metrics, **metrics}))
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

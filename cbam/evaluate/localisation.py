@@ -1,0 +1,110 @@
+"""Does the heat map point at the object? Three measures against object boxes, with baselines."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cbam.evaluate.accuracy import labelled_photos
+from cbam.explain.engine import Options, explain
+from cbam.explain.explanation import Floats
+from cbam.images import Box
+from cbam.model import Model, open_photo
+from cbam.render import enlarged
+
+GRID = 224  # maps and boxes are compared on a grid of this many cells a side, over the view
+THRESHOLD = 0.15  # of the map's maximum: Selvaraju et al. 2017, section 4.1
+
+Region = tuple[float, float, float, float]  # x0, y0, x1, y1, relative to the photo
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Localisation:
+    """Means over `photos` photos, each explained for its true class; all in [0, 1]."""
+
+    photos: int
+    pointing_game: float  # share of maps whose hottest point lies in a box
+    energy_in_box: float  # share of the map's sum that lies in boxes
+    box_iou: float  # box around the map's largest hot region against the best object box
+    no_evidence: int  # maps without a positive value; they count as misses
+
+
+# The same measures for an answer that knows nothing of the photo.
+BASELINE = "the photo's centre, a uniform map, a box around the whole view"
+
+
+def read_boxes(path: Path) -> dict[str, list[Region]]:
+    """Boxes by file from `file,x0,y0,x1,y1`, relative to width and height; several rows a file."""
+    boxes: dict[str, list[Region]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            region = (float(row["x0"]), float(row["y0"]), float(row["x1"]), float(row["y1"]))
+            boxes.setdefault(row["file"], []).append(region)
+    return boxes
+
+
+def localise(
+    model: Model, root: Path, boxes: Mapping[str, Sequence[Region]], method: str = "gradcam"
+) -> tuple[Localisation, Localisation]:
+    """The model's measures on `root`/<class folder>/<photo>, and the baseline's on the same photos.
+
+    Boxes are looked up as `<root's name>/<class folder>/<photo>`.
+    """
+    mine: list[tuple[float, float, float]] = []
+    base: list[tuple[float, float, float]] = []
+    silent = 0
+    for path, target in labelled_photos(model.card, root):
+        photo = open_photo(path)
+        options = Options(target=target, method=method, top_k=1, attention=False)
+        explanation = explain([model], photo, options)[0]
+        regions = boxes["/".join(path.parts[-3:])]
+        masks = [on_grid(region, explanation.view, *photo.size) for region in regions]
+        base.append(measure(np.ones((GRID, GRID), dtype=np.float32), masks, centre=True))
+        silent += bool(explanation.heatmap.max() <= 0)
+        mine.append(measure(enlarged(explanation.heatmap, GRID, GRID), masks))
+    return _mean(mine, silent), _mean(base, 0)
+
+
+def on_grid(region: Region, view: Box, width: int, height: int) -> Mask:
+    """A box of the photo as a mask (GRID, GRID) over the view."""
+    centres = (np.arange(GRID) + 0.5) / GRID
+    x = (view.x0 + centres * (view.x1 - view.x0)) / width
+    y = (view.y0 + centres * (view.y1 - view.y0)) / height
+    inside_x = (region[0] <= x) & (x < region[2])
+    inside_y = (region[1] <= y) & (y < region[3])
+    mask: Mask = inside_y[:, None] & inside_x[None, :]
+    return mask
+
+
+def measure(
+    heat: Floats, masks: Sequence[Mask], centre: bool = False
+) -> tuple[float, float, float]:
+    """Pointing hit, energy in the boxes and best IoU of one map (GRID, GRID), not negative."""
+    if heat.max() <= 0:
+        return 0.0, 0.0, 0.0
+    either: Mask = np.logical_or.reduce(list(masks))
+    point = (GRID // 2, GRID // 2) if centre else np.unravel_index(heat.argmax(), heat.shape)
+    found = hot_box(heat)
+    iou = max(float((found & mask).sum() / max((found | mask).sum(), 1)) for mask in masks)
+    return float(either[point]), float(heat[either].sum() / heat.sum()), iou
+
+
+def hot_box(heat: Floats) -> Mask:
+    """The box around the largest connected region above THRESHOLD of the maximum, as a mask."""
+    from scipy import ndimage  # comes with the grad-cam package
+
+    regions, count = ndimage.label(heat >= THRESHOLD * heat.max())
+    sizes = ndimage.sum_labels(np.ones_like(heat), regions, range(1, count + 1))
+    rows, columns = ndimage.find_objects(regions)[int(np.argmax(sizes))]
+    box = np.zeros(heat.shape, dtype=bool)
+    box[rows, columns] = True
+    return box
+
+
+def _mean(rows: Sequence[tuple[float, float, float]], silent: int) -> Localisation:
+    pointing, energy, iou = (float(value) for value in np.mean(rows, axis=0))
+    return Localisation(len(rows), pointing, energy, iou, silent)
