@@ -12,6 +12,7 @@ from fastapi import HTTPException
 from PIL import Image
 
 from app.settings import Settings
+from cbam.cards import weights_bytes
 from cbam.errors import BadCard, UnknownName
 from cbam.explain.engine import Options, check, explain
 from cbam.explain.explanation import Explanation
@@ -33,6 +34,12 @@ class _Job:
     queued_at: float
 
 
+def _give_up(job: _Job) -> None:
+    """End a job that will not run."""
+    if not job.answer.done():
+        job.answer.set_exception(HTTPException(503, "The request was given up before its turn."))
+
+
 @dataclass(frozen=True)
 class Answer:
     """Explanations, and what the request waited for beside the models, in milliseconds."""
@@ -52,6 +59,8 @@ class Engine:
         self.cards = cards(settings.models_folder)
         if not self.cards:
             raise BadCard(f"No models in {settings.models_folder or 'the package'}.")
+        for card in self.cards.values():
+            weights_bytes(card)  # damaged weights end the start, not the first request
         self.families: dict[str, list[str]] = {}
         for card in self.cards.values():
             self.families.setdefault(card.family, []).append(card.name)
@@ -77,7 +86,7 @@ class Engine:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         while not self._queue.empty():
-            self._queue.get_nowait().answer.cancel()
+            _give_up(self._queue.get_nowait())
         self._model_thread.shutdown(wait=True)
         self._picture_threads.shutdown(wait=True)
 
@@ -164,7 +173,7 @@ class Engine:
         while True:
             job = await self._queue.get()
             if job.answer.done() or not await job.alive():
-                job.answer.cancel()  # the client went, or waited too long
+                _give_up(job)  # the client went, or waited too long
                 continue
             queue_ms = (time.perf_counter() - job.queued_at) * 1000
             try:

@@ -14,7 +14,7 @@ def _empty_is_absent(value: Any) -> Any:
     return None if value == "" else value
 
 
-Text = Annotated[str | None, BeforeValidator(_empty_is_absent), Field(max_length=200)]
+Text = Annotated[Annotated[str, Field(max_length=200)] | None, BeforeValidator(_empty_is_absent)]
 
 
 class Fields(BaseModel):
@@ -96,7 +96,8 @@ class HeatmapFields(TargetFields):
 class PageFields(ExplainFields):
     """POST / of the page: a photo of the gallery may stand for an upload."""
 
-    photo: Text = Field(None, description="file name of a gallery photo")
+    top_k: int = Field(10, ge=1)  # as many classes can be switched to without asking again
+    photo: Text = Field(None, description="file name of a gallery photo; goes before an upload")
 
 
 def body(fields: type[Fields]) -> dict[str, Any]:

@@ -110,11 +110,8 @@ def read_card(folder: Path) -> Card:
     return Card(**values, labels=tuple(labels), preprocess=preprocess, folder=folder)
 
 
-def load_network(card: Card) -> nn.Module:
-    """The card's network with its trained weights, in eval mode, frozen.
-
-    Raises BadCard if the weights are missing, are not those that the card names, or do not fit.
-    """
+def weights_bytes(card: Card) -> bytes:
+    """The stored weights, if they are those that the card names. Raises BadCard otherwise."""
     path = card.folder / "weights.safetensors"
     try:
         data = path.read_bytes()
@@ -127,6 +124,15 @@ def load_network(card: Card) -> nn.Module:
             f"{found[:16]}..., the card says {card.weights_sha256[:16]}... The file is damaged or "
             "was exchanged; install it anew."
         )
+    return data
+
+
+def load_network(card: Card) -> nn.Module:
+    """The card's network with its trained weights, in eval mode, frozen.
+
+    Raises BadCard if the weights are missing, are not those that the card names, or do not fit.
+    """
+    data = weights_bytes(card)
     try:
         network = card.network()
         network.load_state_dict(widen(parse_safetensors(data)))

@@ -77,11 +77,16 @@ def overlay(
     """The photo with a map painted on its view, the same size as the photo.
 
     `opacity` in [0, 1] is that of the map's hottest cell; colder ones are more transparent, so that
-    the photo stays readable. A map without positive evidence leaves the photo as it is.
+    the photo stays readable. The view loses most of its own colour, so that warm photos are not
+    mistaken for heat. A map without positive evidence leaves the photo as it is.
     """
+    if heatmap.max() <= 0:
+        return photo.copy()
     pixels = np.array(photo, dtype=np.float32)
     inside = pixels[view.y0 : view.y1, view.x0 : view.x1]
     values = enlarged(scaled(heatmap, top), view.x1 - view.x0, view.y1 - view.y0)
+    luma = (inside @ np.array([0.299, 0.587, 0.114], dtype=np.float32))[..., None]
+    inside += min(0.8, 1.2 * opacity) * (luma - inside)
     alpha = (opacity * np.sqrt(values))[..., None]
     inside[:] = (1 - alpha) * inside + alpha * colour(values)
     return _picture(pixels)

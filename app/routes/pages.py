@@ -34,10 +34,12 @@ def gallery(static: Path) -> list[dict[str, str]]:
 @pages.get("/")
 async def page(request: Request) -> HTMLResponse:
     """The empty page; with `?photo=` of the gallery, its answer."""
-    upload = Upload(None, {name: [text] for name, text in request.query_params.items()})
-    if "photo" not in upload.fields:
-        return _render(request, PageFields())
-    return await _answer(request, upload)
+    known = {
+        name: [text]
+        for name, text in request.query_params.items()
+        if name in PageFields.model_fields  # whatever else a shared link has picked up is no matter
+    }
+    return await _answer(request, Upload(None, known), asked="photo" in known)
 
 
 @pages.post("/")
@@ -50,13 +52,17 @@ async def answer(request: Request) -> HTMLResponse:
     return await _answer(request, upload)
 
 
-async def _answer(request: Request, upload: Upload) -> HTMLResponse:
+async def _answer(request: Request, upload: Upload, asked: bool = True) -> HTMLResponse:
+    """The page for these fields; without a photo in them if none was `asked` about."""
     fields = PageFields()
     try:
         fields = PageFields.model_validate(PageFields.values(upload))
-        image = _gallery_photo(request, fields.photo) if not upload.image and fields.photo else None
-        asked = await ask_about(request, image or photo_of(upload), fields)
-        result = await engine_of(request).in_picture_thread(_pictures, asked)
+        if not asked:
+            return _render(request, fields)
+        # Only a pressed gallery button sends `photo`: it goes before a file that is still chosen.
+        image = _gallery_photo(request, fields.photo) if fields.photo else None
+        answer = await ask_about(request, image or photo_of(upload), fields)
+        result = await engine_of(request).in_picture_thread(_pictures, answer)
     except (HTTPException, CBAMLensError, ValidationError) as error:
         return _render(request, fields, error=error)
     return _render(request, fields, result=result)

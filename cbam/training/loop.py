@@ -53,7 +53,7 @@ def train(
     average = AveragedModel(plain, multi_avg_fn=decay, use_buffers=True)
     network, optimizer = accelerator.prepare(plain, optimizer)
     steps = len(dataset) // (recipe.batch_size * accelerator.num_processes)
-    schedule = LambdaLR(optimizer.optimizer, lambda step: _schedule(recipe, step / steps))
+    schedule = LambdaLR(optimizer.optimizer, lambda step: recipe.rate(step / steps))
     first = 0
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=accelerator.device, weights_only=True)
@@ -66,6 +66,9 @@ def train(
     board = SummaryWriter(str(run)) if accelerator.is_main_process else None
     loss, accuracy = math.nan, math.nan
     for epoch in range(first, recipe.epochs):
+        if recipe.finish and epoch >= recipe.main_epochs:
+            decay = get_ema_multi_avg_fn(recipe.finish.ema_decay)  # type: ignore[no-untyped-call]
+            average.multi_avg_fn = decay
         loader = accelerator.prepare(batches(dataset, recipe, epoch, workers))
         network.train()
         seen, loss_sum, right = 0, 0.0, 0
@@ -125,14 +128,6 @@ def _optimizer(recipe: Recipe, network: nn.Module) -> Optimizer:
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.learning_rate)
     return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=True)
-
-
-def _schedule(recipe: Recipe, epoch: float) -> float:
-    """Share of the learning rate after `epoch` epochs: linear warm-up, then half a cosine to 0."""
-    if epoch < recipe.warmup_epochs:
-        return max(epoch / recipe.warmup_epochs, 1e-3)
-    done = (epoch - recipe.warmup_epochs) / max(recipe.epochs - recipe.warmup_epochs, 1e-9)
-    return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
 
 def _progress(

@@ -1,5 +1,6 @@
 """Recipes: how a family is trained, as a small TOML file that holds only what differs from here."""
 
+import math
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +23,18 @@ class Phase(BaseModel):
     epochs: int = Field(ge=1)
 
 
+class Finish(Phase):
+    """A second, short schedule at the end, at a size that suits the one at test time.
+
+    Random crops show things larger than the whole photo does; a network trained small and tested
+    large loses accuracy, and a few epochs at a matching size bring it back: "FixRes", Touvron et
+    al. 2019, https://arxiv.org/abs/1906.06423.
+    """
+
+    learning_rate: float = 0.02  # at its start; half a cosine to 0
+    ema_decay: float = 0.98  # a shorter memory than before: the old statistics have to go
+
+
 class Recipe(BaseModel):
     """Everything that all members of a family share; they differ in attention only."""
 
@@ -39,6 +52,7 @@ class Recipe(BaseModel):
 
     seed: int = 0  # weights, order of the data and augmentation
     phases: list[Phase] = Field(min_length=1)  # progressive sizes: small ones cost little
+    finish: Finish | None = None  # after them
     batch_size: int = 64  # per process
     optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = 0.05  # at the top of the schedule
@@ -56,17 +70,35 @@ class Recipe(BaseModel):
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
     @property
-    def epochs(self) -> int:
-        """Epochs of all phases together."""
+    def main_epochs(self) -> int:
+        """Epochs of all phases together, without the finish."""
         return sum(phase.epochs for phase in self.phases)
+
+    @property
+    def epochs(self) -> int:
+        """All epochs."""
+        return self.main_epochs + (self.finish.epochs if self.finish else 0)
 
     def image_size_px(self, epoch: int) -> int:
         """The training size in `epoch`, counted from 0."""
-        for phase in self.phases:
+        for phase in (*self.phases, *([self.finish] if self.finish else [])):
             if epoch < phase.epochs:
                 return phase.image_size_px
             epoch -= phase.epochs
         raise IndexError(f"The recipe has {self.epochs} epochs.")
+
+    def rate(self, epoch: float) -> float:
+        """The learning rate after `epoch` epochs, as a share of `learning_rate`.
+
+        Linear warm-up, then half a cosine to 0; the finish has a half cosine of its own.
+        """
+        if epoch < self.warmup_epochs:
+            return max(epoch / self.warmup_epochs, 1e-3)
+        if self.finish and epoch >= self.main_epochs:
+            done = (epoch - self.main_epochs) / self.finish.epochs
+            return self.finish.learning_rate / self.learning_rate * _half_cosine(done)
+        length = max(self.main_epochs - self.warmup_epochs, 1e-9)
+        return _half_cosine((epoch - self.warmup_epochs) / length)
 
     def model_name(self, attention: str) -> str:
         """`resnet18-cbam-imagenette`; without attention `resnet18-imagenette`."""
@@ -81,6 +113,11 @@ class Recipe(BaseModel):
             "attention_options": self.attention_options.get(attention, {}),
             **self.backbone_options,
         }
+
+
+def _half_cosine(done: float) -> float:
+    """1 at the start, 0 when `done` reaches 1."""
+    return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
 
 def read_recipe(path: Path) -> Recipe:

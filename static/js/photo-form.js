@@ -1,0 +1,239 @@
+// <photo-form data-max-mb="10" data-formats="JPEG, PNG, WebP"> <form id="photo-form"> … </form> </photo-form>
+//
+// The form without a reload: takes a photo that is picked, dropped or pasted anywhere on the page, or
+// one of the gallery, asks the server for the page as the form alone would, and puts that page's
+// answer in place. A gallery photo's answer is kept in the address, so that it can be shared.
+
+const MIB = 2 ** 20;
+
+class PhotoForm extends HTMLElement {
+  #photo = ""; // the gallery photo being explained; empty: the file in the form
+  #target = ""; // the class asked for; empty: the first model's own answer
+  #request = new AbortController();
+
+  connectedCallback() {
+    this.form = this.querySelector("form");
+    this.file = this.form.elements.image;
+    this.status = this.querySelector("#status");
+    this.bar = this.querySelector("progress");
+    this.answer = document.getElementById("answer");
+
+    document.addEventListener("submit", (event) => this.#onSubmit(event));
+    this.file.addEventListener("change", () => this.#takeFile(this.file.files[0]));
+    this.form.addEventListener("change", ({ target }) => this.#onOption(target));
+    document.addEventListener("paste", ({ clipboardData }) => this.#takeFiles(clipboardData));
+    document.addEventListener("target-change", ({ detail }) => this.#onTarget(detail));
+    this.#listenForDrops();
+    this.#resume();
+  }
+
+  #listenForDrops() {
+    const dragging = (on) => document.documentElement.toggleAttribute("data-dragging", on);
+    const hasFile = ({ dataTransfer }) => dataTransfer?.types.includes("Files");
+    document.addEventListener("dragover", (event) => {
+      if (!hasFile(event)) return;
+      event.preventDefault(); // or the browser would leave the page for the file
+      dragging(true);
+    });
+    document.addEventListener("dragleave", ({ relatedTarget }) => {
+      if (!relatedTarget) dragging(false); // left the window
+    });
+    document.addEventListener("drop", (event) => {
+      dragging(false);
+      if (!hasFile(event)) return;
+      event.preventDefault();
+      this.#takeFiles(event.dataTransfer);
+    });
+  }
+
+  /** Go on where the address or the server's answer says. */
+  #resume() {
+    const asked = new URLSearchParams(location.search);
+    const result = document.getElementById("result");
+    this.#photo = result?.dataset.photo || asked.get("photo") || "";
+    this.#target = asked.get("target") ?? "";
+    for (const name of ["method", "layer"]) {
+      const field = this.form.elements[name];
+      if (asked.has(name)) field.value = asked.get(name);
+      if (field.selectedIndex === -1) field.selectedIndex = 0; // no such method: the usual one
+    }
+    if (this.#photo && !result && !document.getElementById("error")) this.#ask();
+  }
+
+  #onSubmit(event) {
+    if (!["photo-form", "retarget-form"].includes(event.target.id)) return;
+    event.preventDefault();
+    const { name, value } = event.submitter ?? {};
+    if (name === "photo") this.#takeGallery(value);
+    else this.#ask({ target: name === "target" ? value : "" });
+  }
+
+  #onOption({ name, value }) {
+    if (name === "family") location.search = new URLSearchParams({ family: value }); // other classes, other layers
+    else if (name !== "image" && (this.#photo || this.file.files.length)) this.#ask();
+  }
+
+  #onTarget(label) {
+    this.#target = label;
+    this.status.textContent = `Showing the evidence for ${label}.`;
+    this.#remember();
+  }
+
+  #takeGallery(name) {
+    this.#photo = name;
+    this.file.value = "";
+    this.#preview();
+    this.#ask({ target: "" });
+  }
+
+  /** The first file of a drop or a paste becomes the form's file. */
+  #takeFiles(transfer) {
+    const file = transfer?.files[0];
+    if (!file) return;
+    if (!this.#usable(file)) return;
+    const files = new DataTransfer();
+    files.items.add(file);
+    this.file.files = files.files;
+    this.#takeFile(file);
+  }
+
+  #takeFile(file) {
+    if (!file) return;
+    if (!this.#usable(file)) {
+      this.file.value = "";
+      return;
+    }
+    this.#photo = "";
+    this.#preview(file);
+    this.#ask({ target: "" });
+  }
+
+  /** Says at once what the server would refuse after the upload. */
+  #usable(file) {
+    const { maxMb, formats } = this.dataset;
+    const size = (file.size / MIB).toFixed(1);
+    const types = this.file.accept.split(",");
+    if (file.type && !types.includes(file.type)) {
+      this.#fail("This is not a photo we can read", `“${file.name}” is ${file.type}. Use ${formats}.`);
+    } else if (file.size > maxMb * MIB) {
+      this.#fail("This photo is too large", `“${file.name}” has ${size} MB; at most ${maxMb} MB are allowed.`);
+    } else {
+      return true;
+    }
+    return false;
+  }
+
+  /** The chosen file beside its field, the chosen gallery photo marked. */
+  #preview(file) {
+    this.querySelector(".preview")?.remove();
+    for (const button of this.querySelectorAll("button[name=photo]")) {
+      if (button.value === this.#photo) button.setAttribute("aria-current", "true");
+      else button.removeAttribute("aria-current");
+    }
+    if (!file) return;
+    const image = new Image();
+    image.className = "preview";
+    image.alt = "The chosen photo";
+    image.src = URL.createObjectURL(file);
+    image.addEventListener("load", () => URL.revokeObjectURL(image.src));
+    image.addEventListener("error", () => image.remove()); // the server says what is wrong with it
+    this.querySelector(".drop").append(image);
+  }
+
+  /** Ask the server for the page with the answer. Without a `target` the one asked for last stays. */
+  async #ask({ target } = {}) {
+    const isNewPhoto = target === "";
+    this.#target = target ?? this.#target;
+    const body = new FormData(this.form);
+    body.set("target", this.#target);
+    if (this.#photo) {
+      body.delete("image");
+      body.set("photo", this.#photo);
+    }
+    this.#request.abort(); // only the latest question counts
+    const request = (this.#request = new AbortController());
+    this.#busy(true);
+    try {
+      const response = await fetch(this.form.action, {
+        method: "POST",
+        headers: { Accept: "text/html" },
+        body,
+        signal: request.signal,
+      });
+      const page = new DOMParser().parseFromString(await response.text(), "text/html");
+      this.#put(page, response.status);
+      if (isNewPhoto) this.#scroll();
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      this.#fail("No answer from the server", "Check the connection and try again.");
+    }
+    this.#busy(false);
+  }
+
+  /** The server's answer in place of the one shown; after an error the last answer stays. */
+  #put(page, status) {
+    const error = page.getElementById("error");
+    const result = page.getElementById("result");
+    if (!error && !result) {
+      this.#fail("The server could not answer", `It said ${status}. Try again in a moment.`);
+      return;
+    }
+    document.getElementById("error")?.remove();
+    if (error) {
+      this.#alert(document.importNode(error, true));
+      return;
+    }
+    document.getElementById("result")?.remove();
+    this.answer.append(document.importNode(result, true)); // import first: children upgrade, then connect
+    document.title = page.title;
+    this.status.textContent = this.answer.querySelector(".verdict p").textContent.replace(/\s+/g, " ").trim();
+    this.#remember();
+  }
+
+  #fail(title, detail) {
+    document.getElementById("error")?.remove();
+    const box = document.createElement("div");
+    Object.assign(box, { id: "error", className: "error", role: "alert" });
+    box.append(document.createElement("strong"), document.createElement("p"));
+    box.firstChild.textContent = title;
+    box.lastChild.textContent = detail;
+    this.#alert(box);
+  }
+
+  #alert(box) {
+    this.answer.prepend(box);
+    box.scrollIntoView({ block: "nearest" });
+    this.status.textContent = "";
+  }
+
+  #busy(on) {
+    this.bar.hidden = !on;
+    this.answer.setAttribute("aria-busy", on);
+    if (on) this.status.textContent = "Asking the networks…";
+  }
+
+  #scroll() {
+    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    document.getElementById("result")?.scrollIntoView({ behavior: calm ? "auto" : "smooth" });
+  }
+
+  /** A gallery photo's question as the page's address; an uploaded photo has none. */
+  #remember() {
+    const address = new URL(location.href);
+    const { method, layer, family } = this.form.elements;
+    const question = {
+      photo: this.#photo,
+      target: this.#target,
+      method: method.selectedIndex > 0 ? method.value : "",
+      layer: layer.value,
+      family: family.type === "hidden" ? "" : family.value,
+    };
+    address.search = "";
+    for (const [name, value] of Object.entries(question)) {
+      if (this.#photo && value) address.searchParams.set(name, value);
+    }
+    history.replaceState(null, "", address);
+  }
+}
+
+customElements.define("photo-form", PhotoForm);
