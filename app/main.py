@@ -51,6 +51,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.state.engine = engine
+    app.state.examples = {}  # what the page shows before a photo is chosen, by family
     app.state.static = bundled("static")
     app.state.templates = Environment(
         loader=FileSystemLoader(bundled("templates")),

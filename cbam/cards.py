@@ -12,7 +12,8 @@ from typing import Any
 
 import tomli_w
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError
 from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
@@ -43,7 +44,7 @@ class _CardFile(BaseModel):
     folders: list[str] = []
     backbone_options: dict[str, Any] = {}
     attention_options: dict[str, Any] = {}
-    preprocess: dict[str, Any]
+    preprocess: Preprocess
     metrics: dict[str, dict[str, Any]] = {}
 
 
@@ -104,8 +105,8 @@ def read_card(folder: Path) -> Card:
         values = _CardFile.model_validate(tomllib.loads(text)).model_dump()
         labels = (folder / "labels.txt").read_text(encoding="utf-8").splitlines()
         values["folders"] = tuple(values["folders"])
-        preprocess = Preprocess(**_tuples(values.pop("preprocess")))
-    except (OSError, tomllib.TOMLDecodeError, ValidationError, TypeError) as error:
+        preprocess = Preprocess(**values.pop("preprocess"))
+    except (OSError, tomllib.TOMLDecodeError, TypeError, ValueError) as error:
         raise BadCard(f"The model card in {folder} cannot be used: {error}") from error
     return Card(**values, labels=tuple(labels), preprocess=preprocess, folder=folder)
 
@@ -136,7 +137,7 @@ def load_network(card: Card) -> nn.Module:
     try:
         network = card.network()
         network.load_state_dict(widen(parse_safetensors(data)))
-    except (CBAMLensError, RuntimeError, TypeError) as error:
+    except (CBAMLensError, RuntimeError, TypeError, SafetensorError) as error:
         raise BadCard(f"The weights of '{card.name}' do not fit its card: {error}") from error
     return network.eval().requires_grad_(False)
 
@@ -193,10 +194,3 @@ def widen(stored: dict[str, Tensor]) -> dict[str, Tensor]:
             value = (value.float().flatten(1) * scale[:, None]).view(value.shape)
         weights[name] = value
     return weights
-
-
-def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    """TOML has lists where a frozen dataclass wants tuples."""
-    return {
-        key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
-    }

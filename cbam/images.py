@@ -64,14 +64,14 @@ def decode(
             )
         try:
             image.load()
-            return _upright_rgb(image)
+            return upright_rgb(image)
         except Exception as error:  # likewise: struct.error, OSError, ValueError, SyntaxError ...
             raise BrokenImage(
                 f"The image is truncated or malformed ({error}). Save it anew and send that."
             ) from error
 
 
-def _upright_rgb(image: Image.Image) -> Image.Image:
+def upright_rgb(image: Image.Image) -> Image.Image:
     """Any mode Pillow reads -> RGB, turned as its EXIF orientation says."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion would clip at 255

@@ -15,7 +15,7 @@ from cbam.errors import BrokenImage, UnknownName
 from cbam.explain.engine import Options, explain
 from cbam.explain.explanation import Explanation
 from cbam.explain.split import Split, split
-from cbam.images import decode
+from cbam.images import decode, upright_rgb
 
 ATTENTION_ORDER = ("none", "se", "cbam")  # how a family is shown
 
@@ -69,7 +69,7 @@ class Model:
 def open_photo(photo: str | Path | bytes | Image.Image) -> Image.Image:
     """Whatever holds a photo -> upright RGB. Raises BadImage."""
     if isinstance(photo, Image.Image):
-        return photo.convert("RGB")
+        return upright_rgb(photo)
     if not isinstance(photo, bytes):
         try:
             photo = Path(photo).read_bytes()

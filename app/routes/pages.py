@@ -33,7 +33,7 @@ def gallery(static: Path) -> list[dict[str, str]]:
 
 @pages.get("/")
 async def page(request: Request) -> HTMLResponse:
-    """The empty page; with `?photo=` of the gallery, its answer."""
+    """The page, with the answer for `?photo=` of the gallery; without one, with an example."""
     known = {
         name: [text]
         for name, text in request.query_params.items()
@@ -58,7 +58,7 @@ async def _answer(request: Request, upload: Upload, asked: bool = True) -> HTMLR
     try:
         fields = PageFields.model_validate(PageFields.values(upload))
         if not asked:
-            return _render(request, fields)
+            return await _example(request, fields)
         # Only a pressed gallery button sends `photo`: it goes before a file that is still chosen.
         image = _gallery_photo(request, fields.photo) if fields.photo else None
         answer = await ask_about(request, image or photo_of(upload), fields)
@@ -66,6 +66,21 @@ async def _answer(request: Request, upload: Upload, asked: bool = True) -> HTMLR
     except (HTTPException, CBAMLensError, ValidationError) as error:
         return _render(request, fields, error=error)
     return _render(request, fields, result=result)
+
+
+async def _example(request: Request, fields: PageFields) -> HTMLResponse:
+    """The page with the answer for the gallery's first photo, made once a family and kept."""
+    engine = engine_of(request)
+    if not engine.ready:
+        return _render(request, fields)
+    name = gallery(request.app.state.static)[0]["file"]
+    fields = PageFields(family=fields.family, photo=name)
+    examples: dict[str, dict[str, Any]] = request.app.state.examples
+    family = fields.family or engine.default_family
+    if family not in examples:
+        answer = await ask_about(request, _gallery_photo(request, name), fields)
+        examples[family] = await engine.in_picture_thread(_pictures, answer)
+    return _render(request, fields, result=examples[family])
 
 
 def _gallery_photo(request: Request, name: str) -> bytes:

@@ -111,7 +111,10 @@ def _attention(maps: Mapping[str, Tensor], blocks: Sequence[str]) -> tuple[Block
     """One image's gate maps, block by block."""
 
     def values(name: str) -> Floats | None:
-        return maps[name][0].squeeze().float().numpy().copy() if name in maps else None
+        if name not in maps:
+            return None
+        value = maps[name][0].float().numpy().copy()
+        return value[:, 0, 0] if name.endswith(".channel") else value[0]
 
     found = (
         BlockAttention(block, values(f"{block}.channel"), values(f"{block}.spatial"))

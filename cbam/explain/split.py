@@ -5,6 +5,7 @@ map* as ordinary outputs; the head takes the activation to the logits, and retur
 gates behind the cut. Nothing is stored on a module, so any number of threads may call both.
 """
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +16,10 @@ from torch import Tensor, fx, nn
 from cbam.attention import GATES
 from cbam.errors import UnknownName
 
-Maps = Mapping[
-    str, Tensor
-]  # "layer1.0.channel" -> (N, C, 1, 1), "layer1.0.spatial" -> (N, 1, h, w)
+# "layer1.0.channel" -> (N, C, 1, 1), "layer1.0.spatial" -> (N, 1, h, w)
+Maps = Mapping[str, Tensor]
+
+_TRACING = threading.Lock()  # torch.fx patches nn.Module for the whole process while it traces
 
 
 class _Tracer(fx.Tracer):
@@ -26,10 +28,13 @@ class _Tracer(fx.Tracer):
     def __init__(self) -> None:
         super().__init__()
         self.outputs: dict[str, fx.Node] = {}
+        self.thread = threading.get_ident()
 
     def call_module(
         self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        if threading.get_ident() != self.thread:  # a forward pass that goes on meanwhile
+            return forward(*args, **kwargs)
         output = super().call_module(m, forward, args, kwargs)
         if isinstance(output, fx.Proxy):
             self.outputs[self.path_of_module(m)] = output.node
@@ -38,7 +43,7 @@ class _Tracer(fx.Tracer):
 
 @dataclass(frozen=True)
 class Split:
-    """A network as trunk and head. Both are in eval mode with frozen parameters."""
+    """A network as trunk and head, which share its parameters and its mode."""
 
     layer: str
     trunk: nn.Module  # images (N, 3, H, W) -> (activation (N, C, h, w), *maps)
@@ -68,7 +73,8 @@ def split(network: nn.Module, layer: str) -> Split:
     Raises UnknownName if there is no such module, or if a path leads around its output.
     """
     tracer = _Tracer()
-    graph = tracer.trace(network)
+    with _TRACING:
+        graph = tracer.trace(network)
     if layer not in tracer.outputs:
         raise UnknownName.of("layer", layer, [name for name in tracer.outputs if name])
     cut = tracer.outputs[layer]
@@ -136,9 +142,7 @@ def _subgraph(
                 return None
             copies[node] = part.node_copy(node, lambda old: copies[old])
     part.output(tuple(copies[node] for node in outputs))
-    module = fx.GraphModule(network, part)
-    module.eval()
-    return module
+    return fx.GraphModule(network, part)
 
 
 def _pooled_linear(head: nn.Module) -> nn.Linear | None:

@@ -46,10 +46,12 @@ class InMemory(Dataset[Sample]):
         return self.transform(self.photos[index]), self.targets[index]
 
 
-def augmentation(recipe: Recipe, image_size_px: int) -> v2.Transform:
-    """A random view of a photo: uint8 (3, H, W) -> uint8 (3, size, size)."""
+def augmentation(recipe: Recipe, epoch: int) -> v2.Transform:
+    """A random view of a photo in `epoch`: uint8 (3, H, W) -> uint8 (3, size, size)."""
     steps: list[v2.Transform] = [
-        v2.RandomResizedCrop(image_size_px, scale=(recipe.crop_scale_min, 1.0), antialias=True),
+        v2.RandomResizedCrop(
+            recipe.image_size_px(epoch), scale=(recipe.crop_scale(epoch), 1.0), antialias=True
+        ),
         v2.RandomHorizontalFlip(),
     ]
     if recipe.colour_jitter:
@@ -63,7 +65,7 @@ def batches(dataset: InMemory, recipe: Recipe, epoch: int, workers: int) -> Data
     Order and augmentation depend on the recipe's seed and the epoch alone, so every member of a
     family sees the same views in the same order, and a resumed run those that it would have seen.
     """
-    dataset.transform = augmentation(recipe, recipe.image_size_px(epoch))
+    dataset.transform = augmentation(recipe, epoch)
     seed = recipe.seed * 100_003 + epoch
     torch.manual_seed(seed)  # without workers the augmentation draws from the main generator
     return DataLoader(

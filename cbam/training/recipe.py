@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file
 
 from cbam.attention import ATTENTION
@@ -32,6 +32,7 @@ class Finish(Phase):
     """
 
     learning_rate: float = 0.02  # at its start; half a cosine to 0
+    crop_scale_min: float = 0.5  # milder crops: closer to the whole photo of the test
     ema_decay: float = 0.98  # a shorter memory than before: the old statistics have to go
 
 
@@ -79,6 +80,12 @@ class Recipe(BaseModel):
         """All epochs."""
         return self.main_epochs + (self.finish.epochs if self.finish else 0)
 
+    def crop_scale(self, epoch: int) -> float:
+        """Smallest share of the photo's area that a random crop has in `epoch`."""
+        if self.finish and epoch >= self.main_epochs:
+            return self.finish.crop_scale_min
+        return self.crop_scale_min
+
     def image_size_px(self, epoch: int) -> int:
         """The training size in `epoch`, counted from 0."""
         for phase in (*self.phases, *([self.finish] if self.finish else [])):
@@ -124,7 +131,7 @@ def read_recipe(path: Path) -> Recipe:
     """The recipe in a TOML file. Raises BadRecipe with the reason."""
     try:
         recipe = Recipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, tomllib.TOMLDecodeError, ValidationError) as error:
+    except (OSError, ValueError) as error:
         raise BadRecipe(f"{path}: {error}") from error
     if recipe.backbone not in BACKBONES:
         known = ", ".join(BACKBONES)

@@ -1,0 +1,86 @@
+"""What many tests need: tiny networks with lively weights, models around them, and photos."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import cbam
+from cbam.cards import Card
+from cbam.images import Preprocess
+from cbam.model import Model
+
+torch.set_num_threads(1)  # for tiny networks, more threads mostly wait for each other
+
+LABELS = ("tench", "church", "parachute", "golf ball", "French horn")
+
+
+def _liven(network: nn.Module) -> None:
+    """Move the norms off their fresh values: spatial gates would be 0.5 everywhere."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.3, 0.3)
+            nn.init.uniform_(module.running_mean, -0.3, 0.3)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+
+
+@pytest.fixture(scope="session")
+def make_network() -> Callable[..., nn.Module]:
+    """A tiny network in eval mode, as good as trained: `make_network("se", seed=3)`."""
+
+    def make(
+        attention: str = "cbam", backbone: str = "resnet18", seed: int = 0, **options: Any
+    ) -> nn.Module:
+        torch.manual_seed(seed)
+        options = {"width": 8, "num_classes": len(LABELS), **options}
+        network = cbam.build(backbone, attention=attention, **options)
+        _liven(network)
+        return network.eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_model(make_network: Callable[..., nn.Module]) -> Callable[..., Model]:
+    """A tiny network with a card: `make_model("cbam", size_px=64)`."""
+
+    def make(
+        attention: str = "cbam",
+        size_px: int = 64,
+        labels: tuple[str, ...] = LABELS,
+        fit: Any = "stretch",
+        **options: Any,
+    ) -> Model:
+        card = Card(
+            name=f"tiny-{attention}",
+            family="tiny",
+            family_title="Tiny networks",
+            backbone="resnet18",
+            attention=attention,
+            labels=labels,
+            preprocess=Preprocess(size_px, fit),
+            licence="MIT",
+            data="none: random weights",
+            recipe="none",
+            weights_sha256="",
+            storage="float32",
+        )
+        return Model(card, make_network(attention, num_classes=len(labels), **options))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_photo() -> Callable[..., Image.Image]:
+    """A smooth random RGB picture: `make_photo(seed, width, height)`."""
+
+    def make(seed: int = 0, width: int = 90, height: int = 70) -> Image.Image:
+        blobs = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        return Image.fromarray(blobs).resize((width, height), Image.Resampling.BICUBIC)
+
+    return make

@@ -1,0 +1,301 @@
+"""A model's answer on a photo, and several models on the same one."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.testing import assert_close
+
+import cbam
+from cbam.attention import ATTENTION
+from cbam.errors import BadImage, BrokenImage, NotAnImage, UnknownName
+from cbam.explain.engine import Options, check, explain
+from cbam.explain.methods import METHODS, heat_maps
+from cbam.images import Box
+from cbam.model import Model, load
+
+MakeModel = Callable[..., Model]
+MakePhoto = Callable[..., Image.Image]
+
+
+def png(image: Image.Image, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("attention", ATTENTION)
+@pytest.mark.parametrize("layer", [None, "layer4.1", "layer2.0"])
+def test_probabilities_are_the_networks_softmax(
+    make_model: MakeModel, make_photo: MakePhoto, attention: str, layer: str | None
+):
+    model, photo = make_model(attention), make_photo()
+    explanation = model.explain(photo, layer=layer)
+    with torch.inference_mode():
+        batch = model.card.preprocess(photo).unsqueeze(0)
+        expected = model.network(batch)[0].softmax(0)
+    found = torch.tensor(
+        [p.probability for p in sorted(explanation.predictions, key=lambda p: p.index)]
+    )
+    assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert found.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_predictions_are_the_most_probable_first_and_as_many_as_asked(
+    make_model: MakeModel, make_photo: MakePhoto
+):
+    model = make_model()
+    explanation = model.explain(make_photo(), top_k=3)
+    probabilities = [prediction.probability for prediction in explanation.predictions]
+    assert len(probabilities) == 3
+    assert probabilities == sorted(probabilities, reverse=True)
+    for prediction in explanation.predictions:
+        assert prediction.label == model.card.labels[prediction.index]
+    assert len(model.explain(make_photo(), top_k=99).predictions) == 5
+
+
+def test_without_a_target_the_top_class_is_explained(make_model: MakeModel, make_photo: MakePhoto):
+    explanation = make_model().explain(make_photo())
+    assert explanation.target == explanation.predictions[0]
+    assert explanation.heatmaps[0].index == explanation.target.index
+
+
+@pytest.mark.parametrize("target", [3, "3", "golf ball", "GOLF Ball"])
+def test_a_target_is_an_index_or_a_label(
+    make_model: MakeModel, make_photo: MakePhoto, target: int | str
+):
+    explanation = make_model().explain(make_photo(), target=target)
+    assert (explanation.target.index, explanation.target.label) == (3, "golf ball")
+    assert (explanation.heatmaps[0].index, explanation.heatmaps[0].label) == (3, "golf ball")
+
+
+def test_a_target_outside_the_top_k_has_its_probability_and_map(
+    make_model: MakeModel, make_photo: MakePhoto
+):
+    model = make_model()
+    everything = model.explain(make_photo())
+    last = everything.predictions[-1]
+    explanation = model.explain(make_photo(), target=last.index, top_k=2)
+    assert explanation.target == last
+    assert [item.index for item in explanation.heatmaps] == [
+        last.index, *(prediction.index for prediction in everything.predictions[:2]),
+    ]  # fmt: skip
+
+
+def test_at_the_last_layer_the_top_classes_maps_come_free_and_are_the_asked_ones(
+    make_model: MakeModel, make_photo: MakePhoto
+):
+    model = make_model()
+    explanation = model.explain(make_photo(), target=2)
+    assert len(explanation.heatmaps) == 5
+    for item in explanation.heatmaps:
+        alone = model.explain(make_photo(), target=item.index).heatmap
+        np.testing.assert_array_equal(item.map, alone)
+
+
+@pytest.mark.parametrize(("method", "layer"), [("hirescam", None), ("gradcam", "layer3.1")])
+def test_elsewhere_only_the_targets_map_is_computed(
+    make_model: MakeModel, make_photo: MakePhoto, method: str, layer: str | None
+):
+    explanation = make_model().explain(make_photo(), method=method, layer=layer)
+    assert len(explanation.heatmaps) == 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_heat_map_is_the_methods_raw_map(
+    make_model: MakeModel, make_photo: MakePhoto, method: str
+):
+    model, photo = make_model(), make_photo()
+    np.random.seed(0)  # Random-CAM draws from the global generator
+    explanation = model.explain(photo, target=1, method=method, layer="layer3.0")
+    cut = model.split("layer3.0")
+    activation, _ = cut.run_trunk(model.card.preprocess(photo).unsqueeze(0))
+    np.random.seed(0)
+    expected = heat_maps(cut, activation, [1], method)[0].numpy()
+    assert (explanation.method, explanation.layer) == (method, "layer3.0")
+    assert explanation.heatmap.shape == (4, 4)
+    assert explanation.heatmap.dtype == np.float32
+    np.testing.assert_allclose(explanation.heatmap, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_the_last_block_is_the_default_layer(make_model: MakeModel, make_photo: MakePhoto):
+    model = make_model()
+    assert model.layers[-1] == "layer4.1"
+    assert model.explain(make_photo()).layer == "layer4.1"
+
+
+@pytest.mark.parametrize(
+    ("attention", "gates"), [("none", set()), ("se", {"channel"}), ("cbam", {"channel", "spatial"})]
+)
+@pytest.mark.parametrize("layer", ["layer1.0", "layer4.1"])
+def test_gate_maps_come_block_by_block_in_order_whatever_the_layer(
+    make_model: MakeModel, make_photo: MakePhoto, attention: str, gates: set[str], layer: str
+):
+    model = make_model(attention)
+    found = model.explain(make_photo(), layer=layer).attention
+    assert [item.block for item in found] == (model.layers if gates else [])
+    for item, channels, cells in zip(
+        found, (8, 8, 16, 16, 32, 32, 64, 64), (16, 16, 8, 8, 4, 4, 2, 2), strict=False
+    ):
+        assert item.channel.shape == (channels,)
+        assert item.channel.min() > 0
+        assert item.channel.max() < 1
+        if "spatial" in gates:
+            assert item.spatial.shape == (cells, cells)
+            assert item.spatial.min() > 0
+            assert item.spatial.max() < 1
+        else:
+            assert item.spatial is None
+
+
+def test_one_gate_alone_leaves_the_other_none(make_model: MakeModel, make_photo: MakePhoto):
+    model = make_model("cbam", attention_options={"gates": "spatial"})
+    found = model.explain(make_photo()).attention
+    assert len(found) == 8
+    assert all(item.channel is None and item.spatial is not None for item in found)
+
+
+def test_maps_of_a_single_cell_keep_two_dimensions(make_model: MakeModel, make_photo: MakePhoto):
+    explanation = make_model("cbam", size_px=32).explain(make_photo())
+    assert explanation.heatmap.shape == (1, 1)
+    assert explanation.attention[-1].spatial.shape == (1, 1)
+
+
+def test_gate_maps_can_be_left_out(make_model: MakeModel, make_photo: MakePhoto):
+    (explanation,) = explain([make_model("cbam")], make_photo(), Options(attention=False))
+    assert explanation.attention == ()
+
+
+def test_timing_names_its_two_parts(make_model: MakeModel, make_photo: MakePhoto):
+    timing = make_model().explain(make_photo()).timing_ms
+    assert set(timing) == {"trunk", "head"}
+    assert min(timing.values()) > 0
+
+
+def test_all_models_explain_the_first_ones_top_class(make_model: MakeModel, make_photo: MakePhoto):
+    models = [make_model(attention, seed=seed) for seed, attention in enumerate(ATTENTION)]
+    tops = [model.explain(make_photo()).target.index for model in models]
+    assert len(set(tops)) > 1  # they disagree, so the test tells
+    found = explain(models, make_photo())
+    assert [item.target.index for item in found] == [tops[0]] * 3
+    assert [item.predictions[0].index for item in found] == tops
+    assert [item.model for item in found] == [model.name for model in models]
+
+
+def test_all_models_explain_the_class_asked_for(make_model: MakeModel, make_photo: MakePhoto):
+    models = [make_model(attention) for attention in ATTENTION]
+    found = explain(models, make_photo(), Options(target="church"))
+    assert [item.target.label for item in found] == ["church"] * 3
+
+
+def test_models_of_different_classes_are_not_compared(make_model: MakeModel, make_photo: MakePhoto):
+    models = [make_model("none"), make_model("cbam", labels=("cat", "dog"))]
+    with pytest.raises(UnknownName, match="different classes.*one family"):
+        explain(models, make_photo())
+
+
+@pytest.mark.parametrize(
+    ("options", "known"),
+    [
+        (Options(method="gradcan"), "gradcam, hirescam"),
+        (Options(layer="layer9.9"), r"layer1\.0, .*layer4\.1"),
+        (Options(layer="layer1.0.conv1"), r"layer1\.0, .*layer4\.1"),
+        (Options(target="zebra"), "0 tench, 1 church"),
+        (Options(target=5), "4 French horn"),
+        (Options(target=-1), "0 tench"),
+    ],
+)
+def test_unknown_names_are_refused_with_those_that_there_are(
+    make_model: MakeModel, make_photo: MakePhoto, options: Options, known: str
+):
+    models = [make_model("none"), make_model("cbam")]
+    with pytest.raises(UnknownName, match=known):
+        check(models, options)
+    with pytest.raises(UnknownName, match=known):
+        explain(models, make_photo(), options)
+
+
+def test_a_path_bytes_and_a_picture_are_answered_alike(
+    make_model: MakeModel, make_photo: MakePhoto, tmp_path: Path
+):
+    model, photo = make_model(), make_photo()
+    path = tmp_path / "photo.png"
+    path.write_bytes(png(photo))
+    answers = [model.explain(each) for each in (path, str(path), png(photo), photo)]
+    for answer in answers:
+        np.testing.assert_array_equal(answer.heatmap, answers[0].heatmap)
+        assert answer.predictions == answers[0].predictions
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Image.new("RGBA", (20, 30), (200, 0, 0, 0)),  # transparent: seen on white
+        lambda: Image.new("LA", (20, 30), (10, 128)),
+        lambda: Image.new("I;16", (20, 30), 40_000),
+        lambda: Image.new("L", (20, 30), 90),
+    ],
+    ids=["RGBA", "LA", "I;16", "L"],
+)
+def test_a_picture_is_seen_as_its_file_would_be(
+    make_model: MakeModel, make: Callable[[], Image.Image]
+):
+    model = make_model()
+    np.testing.assert_array_equal(
+        np.asarray(model.explain(make()).photo), np.asarray(model.explain(png(make())).photo)
+    )
+
+
+def test_a_picture_with_an_orientation_is_turned_upright(
+    make_model: MakeModel, make_photo: MakePhoto, tmp_path: Path
+):
+    path = tmp_path / "turned.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    make_photo().save(path, exif=exif)
+    model = make_model()
+    assert model.explain(path).photo.size == (70, 90)
+    with Image.open(path) as picture:
+        assert model.explain(picture).photo.size == (70, 90)
+
+
+def test_a_missing_file_is_refused(make_model: MakeModel, tmp_path: Path):
+    with pytest.raises(BrokenImage, match=r"gone\.png"):
+        make_model().explain(tmp_path / "gone.png")
+    with pytest.raises(BadImage):
+        make_model().explain(tmp_path)
+
+
+def test_a_file_that_is_no_image_is_refused(make_model: MakeModel, tmp_path: Path):
+    path = tmp_path / "photo.jpg"
+    path.write_text("not a photo")
+    with pytest.raises(NotAnImage):
+        make_model().explain(path)
+
+
+@pytest.mark.parametrize(
+    ("fit", "view"), [("stretch", Box(0, 0, 90, 70)), ("crop", Box(10, 0, 80, 70))]
+)
+def test_the_view_says_what_the_model_saw_and_the_overlay_is_as_large_as_the_photo(
+    make_model: MakeModel, make_photo: MakePhoto, fit: str, view: Box
+):
+    explanation = make_model(fit=fit).explain(make_photo())
+    assert explanation.view == view
+    assert explanation.overlay().size == explanation.photo.size == (90, 70)
+
+
+def test_a_model_counts_its_parameters(make_model: MakeModel):
+    model = make_model("none")
+    assert model.parameters == sum(p.numel() for p in model.network.parameters())
+    assert make_model("cbam").parameters > make_model("se").parameters > model.parameters
+
+
+def test_an_unknown_model_is_refused_with_those_that_there_are():
+    with pytest.raises(UnknownName) as caught:
+        load("resnet18-cbam-nowhere")
+    assert "'resnet18-cbam-nowhere'" in str(caught.value)
+    assert all(name in str(caught.value) for name in cbam.cards())

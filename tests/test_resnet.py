@@ -1,0 +1,190 @@
+"""The backbones: torchvision's weights, the paper's sizes, any input, nothing in place."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torch.testing import assert_close
+from torch.utils.flop_counter import FlopCounterMode
+
+import cbam
+from cbam.attention import ATTENTION
+from cbam.backbones import BACKBONES, blocks
+from cbam.errors import UnknownName
+
+MakeNetwork = Callable[..., nn.Module]
+
+
+def without_weights(name: str, attention: str = "none", **options: Any) -> nn.Module:
+    """A network in full size whose tensors have shapes only: quick."""
+    with torch.device("meta"):
+        return cbam.build(name, attention=attention, **options).eval()
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_torchvisions_state_dict_has_our_keys_and_shapes(name: str):
+    with torch.device("meta"):
+        theirs = torchvision.models.get_model(name, weights=None).state_dict()
+    ours = without_weights(name).state_dict()
+    assert {key: value.shape for key, value in ours.items()} == {
+        key: value.shape for key, value in theirs.items()
+    }
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_torchvisions_weights_load_strictly_and_give_the_same_logits(name: str):
+    torch.manual_seed(0)
+    theirs = torchvision.models.get_model(name, weights=None).eval()
+    ours = cbam.build(name).eval()
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        assert_close(ours(images), theirs(images), atol=1e-5, rtol=1e-5)
+
+
+# The paper's Table 4 to the last parameter. SE adds an MLP with biases to every block,
+# 2 C (C / 16) + C / 16 + C; CBAM a spatial gate of 98 + 2 beyond that.
+PARAMETERS = {
+    "resnet18": (11_689_512, 11_778_592, 11_779_392),
+    "resnet34": (21_797_672, 21_958_868, 21_960_468),
+    "resnet50": (25_557_032, 28_088_024, 28_089_624),
+    "resnet101": (44_549_160, 49_326_872, 49_330_172),
+}
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_parameter_counts_are_the_papers(name: str):
+    found = tuple(
+        sum(parameter.numel() for parameter in without_weights(name, attention).parameters())
+        for attention in ("none", "se", "cbam")
+    )
+    assert found == PARAMETERS[name]
+
+
+# Table 4, in 10^9 multiply-adds of convolutions and linear layers at 224 pixels.
+GMACS = {
+    "resnet18": {"none": 1.8141, "se": 1.8142, "cbam": 1.8151},
+    "resnet50": {"none": 3.8580, "se": 3.8605, "cbam": 3.8644},
+}
+
+
+@pytest.mark.parametrize("name", GMACS)
+@pytest.mark.parametrize("attention", ["none", "se", "cbam"])
+def test_operations_are_the_papers_with_the_stride_in_the_1x1(name: str, attention: str):
+    network = without_weights(name, attention, stride_in="1x1")
+    with FlopCounterMode(display=False) as counter:
+        network(torch.empty(1, 3, 224, 224, device="meta"))
+    gmacs = counter.get_total_flops() / 2 / 1e9
+    assert round(gmacs, 4) == GMACS[name][attention]
+
+
+def test_the_stride_is_in_the_3x3_unless_asked_otherwise():
+    block = without_weights("resnet50").get_submodule("layer2.0")
+    assert (block.conv1.stride, block.conv2.stride) == ((1, 1), (2, 2))
+    block = without_weights("resnet50", stride_in="1x1").get_submodule("layer2.0")
+    assert (block.conv1.stride, block.conv2.stride) == ((2, 2), (1, 1))
+
+
+@pytest.mark.parametrize("attention", ATTENTION)
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("size", [(65, 97), (32, 32), (64, 40)])
+def test_images_of_any_size_give_logits(
+    make_network: MakeNetwork, attention: str, name: str, size: tuple[int, int]
+):
+    logits = make_network(attention, name, num_classes=5)(torch.randn(2, 3, *size))
+    assert logits.shape == (2, 5)
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize(("stem", "cells"), [("imagenet", 16), ("small", 64)])
+def test_the_small_stem_keeps_small_images_large(make_network: MakeNetwork, stem: str, cells: int):
+    network = make_network(stem=stem)
+    shapes = []
+    network.layer1.register_forward_hook(lambda module, args, out: shapes.append(out.shape))
+    network(torch.randn(1, 3, 64, 64))
+    assert shapes == [(1, 8, cells, cells)]
+
+
+def test_width_scales_every_stage(make_network: MakeNetwork):
+    network = make_network(width=12)
+    assert [network.get_submodule(f"layer{s}.0").conv1.out_channels for s in (1, 2, 3, 4)] == [
+        12, 24, 48, 96,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("attention", ATTENTION)
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_nothing_is_done_in_place(make_network: MakeNetwork, attention: str, name: str):
+    seen: list[tuple[str, torch.Tensor, torch.Tensor]] = []
+    network = make_network(attention, name)
+    for path, module in network.named_modules():
+        module.register_forward_hook(
+            lambda module, args, output, path=path: seen.append((path, output, output.clone()))
+        )
+    network(torch.randn(1, 3, 48, 48))
+    changed = [
+        path for path, output, then in seen if output._version != 0 or not torch.equal(output, then)
+    ]
+    assert len(seen) > 50
+    assert changed == []
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_blocks_are_named_in_order(name: str):
+    depths = {"resnet18": (2, 2, 2, 2), "resnet101": (3, 4, 23, 3)}.get(name, (3, 4, 6, 3))
+    expected = [f"layer{s + 1}.{i}" for s, depth in enumerate(depths) for i in range(depth)]
+    assert blocks(without_weights(name)) == expected
+
+
+@pytest.mark.parametrize("attention", ["se", "cbam"])
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_block_has_its_attention(name: str, attention: str):
+    network = without_weights(name, attention)
+    kinds = {type(network.get_submodule(f"{block}.attention")) for block in blocks(network)}
+    assert [kind.__name__.lower() for kind in kinds] == [attention]
+
+
+def test_attention_options_reach_every_block(make_network: MakeNetwork):
+    network = make_network(attention_options={"kernel": 3, "order": "parallel"})
+    for block in blocks(network):
+        module = network.get_submodule(f"{block}.attention")
+        assert (module.order, module.spatial.conv.kernel_size) == ("parallel", (3, 3))
+
+
+def test_attention_refines_the_convolutions_before_the_add(make_network: MakeNetwork):
+    network = make_network()
+    block = network.get_submodule("layer1.0")
+    x = torch.randn(1, 8, 10, 10)
+    out = torch.relu(block.bn1(block.conv1(x)))
+    out = block.attention(block.bn2(block.conv2(out)))
+    assert_close(block(x), torch.relu(out + x))
+
+
+def test_an_unknown_backbone_is_refused_with_those_that_there_are():
+    with pytest.raises(UnknownName) as caught:
+        cbam.build("resnet19")
+    assert "'resnet19'" in str(caught.value)
+    assert all(name in str(caught.value) for name in BACKBONES)
+
+
+def test_an_unknown_attention_is_refused_with_those_that_there_are():
+    with pytest.raises(UnknownName) as caught:
+        cbam.build("resnet18", attention="bam")
+    assert "'bam'" in str(caught.value)
+    assert all(name in str(caught.value) for name in ATTENTION)
+
+
+@pytest.mark.parametrize(
+    ("option", "known"), [("stem", "imagenet, small"), ("stride_in", "3x3, 1x1")]
+)
+def test_an_unknown_stem_or_stride_is_refused_with_those_that_there_are(option: str, known: str):
+    with pytest.raises(UnknownName, match=f"'huge'.*{known}"):
+        cbam.build("resnet18", **{option: "huge"})
+
+
+def test_an_unknown_attention_option_is_refused():
+    with pytest.raises(UnknownName, match="'lp'"):
+        cbam.build("resnet18", attention="cbam", attention_options={"pool": "lp"}, width=8)

@@ -1,0 +1,421 @@
+"""Recipes and the training loop, on photos of coloured squares."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import cbam
+from cbam.attention import ATTENTION
+from cbam.errors import BadRecipe
+from cbam.training.data import InMemory, augmentation, batches, normalise
+from cbam.training.recipe import Recipe, read_recipe, write_model
+
+RECIPES = Path(cbam.__file__).parent.parent / "recipes"
+COLOURS = {"n1": (220, 40, 40), "n2": (40, 40, 220)}
+
+
+def recipe(**changes: Any) -> Recipe:
+    values: dict[str, Any] = {
+        "family": "squares",
+        "title": "Squares",
+        "labels": {"n1": "red square", "n2": "blue square"},
+        "data": "coloured squares, drawn for the test",
+        "licence": "MIT",
+        "backbone_options": {"width": 8},
+        "phases": [{"image_size_px": 32, "epochs": 2}, {"image_size_px": 48, "epochs": 1}],
+        "batch_size": 4,
+        "warmup_epochs": 1,
+        "precision": "no",
+    }
+    return Recipe.model_validate({**values, **changes})
+
+
+TOML = """
+family = "squares"
+title = "Squares"
+data = "coloured squares"
+licence = "MIT"
+phases = [{ image_size_px = 32, epochs = 2 }, { image_size_px = 48, epochs = 1 }]
+learning_rate = 0.1
+
+[labels]
+n1 = "red square"
+n2 = "blue square"
+
+[attention_options.cbam]
+kernel = 3
+"""
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """<class>/<photo>.png: six noisy squares of each colour, 48 x 48."""
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for folder, colour in COLOURS.items():
+        (root / folder).mkdir()
+        for number in range(6):
+            pixels = rng.integers(90, 160, (48, 48, 3), dtype=np.uint8)
+            top, left = rng.integers(0, 24, 2)
+            pixels[top : top + 24, left : left + 24] = colour
+            Image.fromarray(pixels).save(root / folder / f"{number}.png")
+    return root
+
+
+@pytest.fixture
+def dataset(photos: Path) -> InMemory:
+    return InMemory(photos, list(COLOURS))
+
+
+def test_a_recipe_holds_only_what_differs(tmp_path: Path):
+    path = tmp_path / "squares.toml"
+    path.write_text(TOML, encoding="utf-8")
+    found = read_recipe(path)
+    assert (found.learning_rate, found.momentum, found.backbone) == (0.1, 0.9, "resnet18")
+    assert found.attention == ["none", "se", "cbam"]
+    assert found.labels == {"n1": "red square", "n2": "blue square"}
+
+
+def test_phases_give_each_epoch_its_size():
+    found = recipe()
+    assert found.epochs == 3
+    assert [found.image_size_px(epoch) for epoch in range(3)] == [32, 32, 48]
+    with pytest.raises(IndexError):
+        found.image_size_px(3)
+
+
+def test_the_finish_has_its_size_after_the_phases():
+    found = recipe(finish={"image_size_px": 64, "epochs": 2})
+    assert (found.main_epochs, found.epochs) == (3, 5)
+    assert [found.image_size_px(epoch) for epoch in range(5)] == [32, 32, 48, 64, 64]
+    with pytest.raises(IndexError):
+        found.image_size_px(5)
+
+
+def test_the_learning_rate_warms_up_linearly_and_falls_as_a_cosine():
+    given = recipe(phases=[{"image_size_px": 32, "epochs": 10}], warmup_epochs=2)
+    assert 0 < given.rate(0) < 0.01  # not zero: the first step counts
+    assert given.rate(0.5) == pytest.approx(0.25)
+    assert given.rate(1) == pytest.approx(0.5)
+    assert given.rate(2) == pytest.approx(1)
+    # a quarter of the way: (1 + cos 45 degrees) / 2; half: 1 / 2
+    assert given.rate(4) == pytest.approx(0.5 + math.sqrt(0.5) / 2)
+    assert given.rate(6) == pytest.approx(0.5)
+    assert given.rate(10) == pytest.approx(0)
+    assert given.rate(11) == pytest.approx(0)
+
+
+def test_without_warm_up_the_learning_rate_begins_at_the_top():
+    assert recipe(warmup_epochs=0).rate(0) == pytest.approx(1)
+
+
+def test_the_finish_has_a_cosine_of_its_own():
+    given = recipe(
+        learning_rate=0.05, finish={"image_size_px": 64, "epochs": 4, "learning_rate": 0.02}
+    )
+    assert given.rate(2.999) == pytest.approx(0, abs=1e-3)
+    assert given.rate(3) == pytest.approx(0.4)  # 0.02 of 0.05
+    assert given.rate(5) == pytest.approx(0.2)
+    assert given.rate(7) == pytest.approx(0)
+
+
+def test_members_are_named_by_backbone_attention_and_family():
+    names = [recipe().model_name(attention) for attention in ("none", "se", "cbam")]
+    assert names == ["resnet18-squares", "resnet18-se-squares", "resnet18-cbam-squares"]
+
+
+def test_members_differ_in_attention_only():
+    found = recipe(attention_options={"cbam": {"kernel": 3}})
+    common = {"num_classes": 2, "width": 8}
+    assert found.build_options("none") == {"attention": "none", "attention_options": {}, **common}
+    assert found.build_options("cbam") == {
+        "attention": "cbam", "attention_options": {"kernel": 3}, **common,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ('title = "Squares"', "", "title"),
+        ('title = "Squares"', "title = ", "Invalid value"),
+        ("learning_rate = 0.1", "learning_rat = 0.1", "learning_rat"),
+        ("learning_rate = 0.1", 'optimizer = "sdg"', "optimizer"),
+        ("learning_rate = 0.1", "label_smoothing = 1.0", "label_smoothing"),
+        ("learning_rate = 0.1", 'precision = "fp8"', "precision"),
+        ("learning_rate = 0.1", 'backbone = "resnet19"', "'resnet19'.*resnet18"),
+        ("learning_rate = 0.1", 'attention = ["none", "bam"]', "'bam'.*cbam"),
+        ("image_size_px = 32", "image_size_px = 31", "image_size_px"),
+        ("epochs = 2", "epochs = 0", "epochs"),
+        ("learning_rate = 0.1", "finish = { epochs = 2 }", "finish.image_size_px"),
+    ],
+)
+def test_a_recipe_that_cannot_be_trained_is_refused_with_the_reason(
+    tmp_path: Path, old: str, new: str, reason: str
+):
+    assert old in TOML
+    path = tmp_path / "squares.toml"
+    path.write_text(TOML.replace(old, new), encoding="utf-8")
+    with pytest.raises(BadRecipe, match=reason) as caught:
+        read_recipe(path)
+    assert "squares.toml" in str(caught.value)
+
+
+def test_a_missing_or_unreadable_recipe_is_refused(tmp_path: Path):
+    with pytest.raises(BadRecipe, match=r"gone\.toml"):
+        read_recipe(tmp_path / "gone.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x80")
+    with pytest.raises(BadRecipe, match=r"binary\.toml"):
+        read_recipe(tmp_path / "binary.toml")
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
+def test_the_projects_recipes_can_be_read(path: Path):
+    found = read_recipe(path)
+    assert found.family == path.stem
+    for attention in found.attention:
+        with torch.device("meta"):
+            cbam.build(found.backbone, **found.build_options(attention))
+
+
+def test_a_trained_member_becomes_a_model_with_what_the_recipe_says(tmp_path: Path):
+    from safetensors.torch import save_file
+
+    given = recipe(attention_options={"cbam": {"kernel": 3}}, test_size_px=64, test_fit="stretch")
+    network = cbam.build(given.backbone, **given.build_options("cbam"))
+    save_file(network.state_dict(), tmp_path / "trained.safetensors")
+    write_model(
+        given, "cbam", tmp_path / "trained.safetensors", tmp_path / "models", "squares.toml"
+    )
+    model = cbam.load(tmp_path / "models" / "resnet18-cbam-squares")
+    card = model.card
+    assert (card.family, card.family_title, card.attention) == ("squares", "Squares", "cbam")
+    assert (card.labels, card.folders) == (("red square", "blue square"), ("n1", "n2"))
+    assert (card.preprocess.size_px, card.preprocess.fit) == (64, "stretch")
+    assert (card.recipe, card.licence) == ("squares.toml", "MIT")
+    assert model.network.get_submodule("layer1.0.attention.spatial.conv").kernel_size == (3, 3)
+    # The small tensors are stored as they are.
+    assert torch.equal(model.network.fc.weight, network.fc.weight)
+
+
+def test_photos_are_held_as_bytes_with_the_recipes_classes(photos: Path):
+    dataset = InMemory(photos, ["n2", "n1"])  # the recipe's order, not the alphabet's
+    assert len(dataset) == 12
+    assert dataset.targets == [1] * 6 + [0] * 6
+    photo, target = dataset[0]
+    assert (photo.shape, photo.dtype, target) == ((3, 48, 48), torch.uint8, 1)
+
+
+def test_other_classes_than_the_recipes_are_refused(photos: Path, tmp_path: Path):
+    with pytest.raises(BadRecipe, match="n1, n2.*n1, n3"):
+        InMemory(photos, ["n1", "n3"])
+    with pytest.raises(BadRecipe, match="<class>/<photo>"):
+        InMemory(tmp_path / "gone", ["n1"])
+
+
+def test_photos_are_normalised_by_hand():
+    found = normalise(
+        torch.tensor([255, 0, 51], dtype=torch.uint8).view(1, 3, 1, 1).repeat(1, 1, 4, 4),
+        recipe(mean=(0.5, 0.25, 0.1), std=(0.25, 0.5, 0.2)),
+    )
+    expected = torch.tensor([2.0, -0.5, 0.5]).view(1, 3, 1, 1).expand(1, 3, 4, 4)
+    torch.testing.assert_close(found, expected.clone(), check_stride=False)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_training_and_explaining_normalise_alike():
+    from cbam.images import Preprocess
+
+    image = Image.effect_noise((32, 32), 80).convert("RGB")
+    given = recipe()
+    served = Preprocess(32, "stretch", given.mean, given.std)(image)
+    trained = normalise(torch.from_numpy(np.array(image)).permute(2, 0, 1)[None], given)
+    torch.testing.assert_close(trained[0], served, atol=1e-5, rtol=1e-5, check_stride=False)
+
+
+def test_augmentation_gives_the_epochs_size():
+    photo = torch.zeros(3, 48, 48, dtype=torch.uint8)
+    for jitter in (0.0, 0.4):
+        for epoch, size in enumerate((32, 32, 48)):
+            found = augmentation(recipe(colour_jitter=jitter), epoch)(photo)
+            assert (found.shape, found.dtype) == ((3, size, size), torch.uint8)
+
+
+def test_the_finish_has_milder_crops():
+    found = recipe(
+        crop_scale_min=0.25, finish={"image_size_px": 64, "epochs": 1, "crop_scale_min": 0.5}
+    )
+    assert [found.crop_scale(epoch) for epoch in range(4)] == [0.25, 0.25, 0.25, 0.5]
+
+
+def all_batches(dataset: InMemory, epoch: int, **changes: Any) -> list[torch.Tensor]:
+    return [photos for photos, _ in batches(dataset, recipe(**changes), epoch, workers=0)]
+
+
+def test_every_member_sees_the_same_batches_whatever_was_drawn_before(dataset: InMemory):
+    found = []
+    for number, attention in enumerate(ATTENTION):
+        torch.manual_seed(number)
+        cbam.build("resnet18", width=8, attention=attention)  # draws more or less, by attention
+        found.append(all_batches(dataset, epoch=1))
+    assert len(found[0]) == 3
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+def test_another_epoch_or_seed_gives_other_batches(dataset: InMemory):
+    first = all_batches(dataset, epoch=0)[0]
+    assert not torch.equal(first, all_batches(dataset, epoch=1)[0])
+    assert not torch.equal(first, all_batches(dataset, epoch=0, seed=1)[0])
+    assert all_batches(dataset, epoch=2)[0].shape == (4, 3, 48, 48)
+
+
+def test_an_incomplete_batch_is_left_out(dataset: InMemory):
+    assert [len(batch) for batch in all_batches(dataset, 0, batch_size=5)] == [5, 5]
+
+
+# From here on with accelerate and TensorBoard.
+
+
+@pytest.fixture
+def loop() -> Any:
+    pytest.importorskip("accelerate")
+    pytest.importorskip("tensorboard")
+    from cbam.training import loop
+
+    return loop
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_kernels_decay_and_biases_and_norms_do_not(loop: Any, optimizer: str):
+    network = cbam.build("resnet18", width=8, attention="cbam")
+    groups = loop._optimizer(recipe(optimizer=optimizer, weight_decay=0.01), network).param_groups
+    assert [group["weight_decay"] for group in groups] == [0.01, 0.0]
+    assert all(p.ndim > 1 for p in groups[0]["params"])
+    assert all(p.ndim == 1 for p in groups[1]["params"])
+    assert sum(len(group["params"]) for group in groups) == len(list(network.parameters()))
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+class Killed(Exception):
+    """Stands for whatever ends a training early."""
+
+
+def kill_after(monkeypatch: pytest.MonkeyPatch, photos: int) -> None:
+    """Let the data set fail when this many photos were read."""
+    read, usual = iter(range(photos)), InMemory.__getitem__
+
+    def get(self: InMemory, index: int) -> Any:
+        if next(read, None) is None:
+            raise Killed
+        return usual(self, index)
+
+    monkeypatch.setattr(InMemory, "__getitem__", get)
+
+
+# 18 photos: in the middle of the second epoch of 12; 40: of the fourth.
+@pytest.mark.parametrize(
+    ("changes", "photos_read"),
+    [
+        ({}, 18),
+        ({"ema_decay": 0.0, "optimizer": "adamw"}, 18),
+        ({"ema_decay": 0.9, "finish": {"image_size_px": 40, "epochs": 2, "ema_decay": 0.5}}, 40),
+    ],
+    ids=["averaged", "adamw", "finish"],
+)
+def test_a_resumed_training_ends_where_an_uninterrupted_one_does(
+    loop: Any,
+    dataset: InMemory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    photos_read: int,
+):
+    given = recipe(**changes)
+    whole = loop.train(given, "cbam", dataset, tmp_path / "whole", workers=0)
+    assert math.isfinite(whole.loss)
+    assert 0 <= whole.accuracy <= 1
+
+    with monkeypatch.context() as patch:
+        kill_after(patch, photos_read)
+        with pytest.raises(Killed):
+            loop.train(given, "cbam", dataset, tmp_path / "resumed", workers=0)
+    assert (tmp_path / "resumed" / "checkpoint.pt").exists()
+    assert not (tmp_path / "resumed" / "weights.safetensors").exists()
+    torch.manual_seed(99)  # a new process draws other numbers
+    resumed = loop.train(given, "cbam", dataset, tmp_path / "resumed", workers=0)
+
+    one, other = weights(whole.weights), weights(resumed.weights)
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value, atol=1e-6, rtol=0)
+    assert resumed.loss == pytest.approx(whole.loss, abs=1e-5)
+
+
+def test_trained_weights_fit_the_network_and_learn_the_squares(
+    loop: Any, dataset: InMemory, tmp_path: Path
+):
+    given = recipe(
+        phases=[{"image_size_px": 48, "epochs": 25}],
+        batch_size=12,
+        optimizer="adamw",
+        learning_rate=0.005,
+        ema_decay=0.7,
+        crop_scale_min=0.8,
+    )
+    trained = loop.train(given, "none", dataset, tmp_path, workers=0)
+    network = cbam.build("resnet18", **given.build_options("none"))
+    network.load_state_dict(weights(trained.weights))
+    network.eval()
+    with torch.inference_mode():
+        found = network(normalise(torch.stack(dataset.photos), given)).argmax(1)
+    assert (found == torch.tensor(dataset.targets)).float().mean() >= 0.9
+    assert list(tmp_path.glob("events.out.tfevents.*"))
+
+
+def test_the_average_of_the_weights_is_left_and_not_the_last_ones(
+    loop: Any, dataset: InMemory, tmp_path: Path
+):
+    averaged = loop.train(recipe(ema_decay=0.9), "none", dataset, tmp_path / "a", workers=0)
+    last = loop.train(recipe(ema_decay=0.0), "none", dataset, tmp_path / "b", workers=0)
+    one, other = weights(averaged.weights), weights(last.weights)
+    assert averaged.loss == pytest.approx(last.loss)  # averaging does not disturb the training
+    assert not torch.equal(one["fc.weight"], other["fc.weight"])
+
+
+def test_in_training_too_all_members_see_the_same_views(
+    loop: Any, dataset: InMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    seen: dict[str, list[torch.Tensor]] = {}
+    usual = InMemory.__getitem__
+    given = recipe(phases=[{"image_size_px": 32, "epochs": 1}])
+    for attention in ("none", "se", "cbam"):
+        views = seen.setdefault(attention, [])
+
+        def get(self: InMemory, index: int, views: list[torch.Tensor] = views) -> Any:
+            photo, target = usual(self, index)
+            views.append(photo)
+            return photo, target
+
+        monkeypatch.setattr(InMemory, "__getitem__", get)
+        loop.train(given, attention, dataset, tmp_path / attention, workers=0)
+    assert len(seen["none"]) == 12
+    for attention in ("se", "cbam"):
+        pairs = zip(seen["none"], seen[attention], strict=True)
+        assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_a_finished_training_is_not_trained_again(loop: Any, dataset: InMemory, tmp_path: Path):
+    given = recipe(phases=[{"image_size_px": 32, "epochs": 1}])
+    before = weights(loop.train(given, "se", dataset, tmp_path, workers=0).weights)
+    after = weights(loop.train(given, "se", dataset, tmp_path, workers=0).weights)
+    assert all(torch.equal(before[name], after[name]) for name in before)
