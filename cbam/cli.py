@@ -207,16 +207,20 @@ def evaluate(
 
     if boxed is not None and boxes is None:
         raise UnknownName("--boxed needs --boxes: the CSV file with the object boxes.")
-    table = Table("model", "data", "measure", "value")
+    table = Table("data", "measure")
+    rows: dict[tuple[str, str], list[str]] = {}
     for name in names:
         model = load(name)
+        table.add_column(model.name, overflow="fold")
         metrics = measure_model(model, val, boxed, boxes, runs)
         for data_set, values in metrics.items():
             for measure, value in values.items():
-                shown = f"{value:.4f}" if isinstance(value, float) else str(value)
-                table.add_row(model.name, data_set, measure, shown)
+                if measure != "command":
+                    rows.setdefault((data_set, measure), []).append(str(value))
         if write:
             write_card(replace(model.card, metrics={**model.card.metrics, **metrics}))
+    for key, cells in rows.items():
+        table.add_row(*key, *cells)
     console.print(table)
 
 

@@ -1,6 +1,8 @@
 """What many tests need: tiny networks with lively weights, models around them, and photos."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 import cbam
-from cbam.cards import Card
+from cbam.cards import Card, write_card
 from cbam.images import Preprocess
 from cbam.model import Model
 
@@ -84,3 +86,16 @@ def make_photo() -> Callable[..., Image.Image]:
         return Image.fromarray(blobs).resize((width, height), Image.Resampling.BICUBIC)
 
     return make
+
+
+@pytest.fixture
+def tiny_model(make_model: Callable[..., Model]) -> Model:
+    """A tiny CBAM network with a card, in memory."""
+    return make_model("cbam")
+
+
+@pytest.fixture
+def tiny_card(tiny_model: Model, tmp_path: Path) -> Card:
+    """The same as a folder on disk that a test may spoil."""
+    card = replace(tiny_model.card, backbone_options={"width": 8}, folder=tmp_path / "models" / "m")
+    return write_card(card, tiny_model.network.state_dict())

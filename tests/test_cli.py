@@ -1,0 +1,125 @@
+"""The command: what a user types and reads."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from cbam import cli
+from cbam.cards import Card
+from cbam.errors import UnknownName
+
+runner = CliRunner()
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    """A photo on disk."""
+    path = tmp_path / "photo.jpg"
+    Image.radial_gradient("L").convert("RGB").save(path)
+    return path
+
+
+def test_explain_prints_a_table_and_writes_the_sheet(
+    photo: Path, tiny_card: Card, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.png"
+    arguments = ["explain", str(photo), "--model", str(tiny_card.folder), "-o", str(out)]
+    result = runner.invoke(cli.app, arguments)
+    assert result.exit_code == 0, result.output
+    assert tiny_card.name[:10] in result.output
+    with Image.open(out) as picture:
+        assert picture.size == (256, 256)  # one model: the overlay, as large as the photo
+
+
+def test_several_models_make_a_sheet(photo: Path, tiny_card: Card, tmp_path: Path) -> None:
+    out = tmp_path / "out.png"
+    folder = str(tiny_card.folder)
+    arguments = ["explain", str(photo), "--model", folder, "--model", folder, "-o", str(out)]
+    assert runner.invoke(cli.app, arguments).exit_code == 0
+    with Image.open(out) as picture:
+        assert picture.width > 3 * 256
+
+
+def test_json_is_the_answer_of_the_api(photo: Path, tiny_card: Card) -> None:
+    target = tiny_card.labels[1]
+    arguments = ["explain", str(photo), "--json", "--model", str(tiny_card.folder)]
+    result = runner.invoke(cli.app, [*arguments, "--target", target])
+    answer = json.loads(result.stdout)
+    assert answer["target"] == {"index": 1, "label": target}
+    assert answer["results"][0]["model"] == tiny_card.name
+    assert answer["results"][0]["heatmaps"][0]["label"] == target
+
+
+def test_an_unknown_class_is_a_sentence_and_status_1(
+    photo: Path,
+    tiny_card: Card,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ["explain", str(photo), "--model", str(tiny_card.folder), "--target", "unicorn"]
+    monkeypatch.setattr("sys.argv", ["cbam-lens", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    error = capsys.readouterr().err
+    assert "unicorn" in error
+    assert tiny_card.labels[0] in error
+    assert "Traceback" not in error
+
+
+def test_damaged_weights_end_the_server_before_it_starts(
+    tiny_card: Card, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = tiny_card.folder / "weights.safetensors"
+    damaged = bytearray(weights.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    weights.write_bytes(damaged)
+    monkeypatch.setenv("CBAM_LENS_MODELS_FOLDER", str(tiny_card.folder.parent))
+    monkeypatch.setattr("sys.argv", ["cbam-lens", "serve", "--port", "0"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    assert "not the ones that its card names" in " ".join(capsys.readouterr().err.split())
+
+
+def test_models_show_prints_the_card(tiny_card: Card) -> None:
+    result = runner.invoke(cli.app, ["models", "show", str(tiny_card.folder)])
+    card = json.loads(result.stdout)
+    assert card["name"] == tiny_card.name
+    assert card["layers"][-1] == "layer4.1"
+
+
+def test_models_list_names_every_bundled_model() -> None:
+    result = runner.invoke(cli.app, ["models", "list"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    for name in ("resnet18-imagenette", "resnet18-se-imagenette", "resnet18-cbam-imagenette"):
+        assert name in result.output
+
+
+def test_evaluate_writes_what_it_measured_to_the_card(tiny_card: Card, tmp_path: Path) -> None:
+    folder = tmp_path / "val" / tiny_card.labels[0]
+    folder.mkdir(parents=True)
+    Image.new("RGB", (40, 40), "red").save(folder / "a.png")
+    arguments = ["evaluate", str(tiny_card.folder), "--val", str(tmp_path / "val"), "--write"]
+    result = runner.invoke(cli.app, arguments)
+    assert result.exit_code == 0, result.output
+    shown = json.loads(runner.invoke(cli.app, ["models", "show", str(tiny_card.folder)]).stdout)
+    assert shown["metrics"]["val"]["photos"] == 1
+
+
+def test_boxed_photos_need_their_boxes(tiny_card: Card, tmp_path: Path) -> None:
+    arguments = ["evaluate", str(tiny_card.folder), "--boxed", str(tmp_path)]
+    result = runner.invoke(cli.app, arguments)
+    assert isinstance(result.exception, UnknownName)
+    assert "--boxes" in str(result.exception)
+
+
+def test_a_member_that_the_recipe_lacks_is_refused(tmp_path: Path) -> None:
+    recipe = Path(__file__).parent.parent / "recipes" / "imagenette.toml"
+    arguments = ["train", str(recipe), "--data", str(tmp_path), "--attention", "magic"]
+    result = runner.invoke(cli.app, arguments)
+    assert isinstance(result.exception, UnknownName)
+    assert "Known: none, se, cbam" in str(result.exception)

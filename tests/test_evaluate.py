@@ -1,0 +1,135 @@
+"""Measures by hand: accuracy, calibration, and whether a map points into a box."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cbam.errors import BadCard, UnknownName
+from cbam.evaluate.accuracy import accuracy, labelled_photos
+from cbam.evaluate.localisation import (
+    GRID,
+    hot_box,
+    localise,
+    measure,
+    on_grid,
+    read_boxes,
+)
+from cbam.evaluate.report import measure_model
+from cbam.images import Box
+from cbam.model import Model
+
+
+def test_top_1_and_top_5_count_the_right_places() -> None:
+    scores = torch.tensor([[3.0, 2.0, 1.0, 0.0, -1.0, -2.0]] * 3)
+    measured = accuracy(scores, torch.tensor([0, 4, 5]))  # first, fifth and sixth place
+    assert measured.photos == 3
+    assert measured.top1 == pytest.approx(1 / 3)
+    assert measured.top5 == pytest.approx(2 / 3)
+
+
+def test_calibration_is_the_gap_between_being_sure_and_being_right() -> None:
+    # Two photos, each answered with 0.9 for class 0; one of them is right: |0.5 - 0.9| = 0.4.
+    scores = torch.log(torch.tensor([[0.9, 0.1], [0.9, 0.1]]))
+    assert accuracy(scores, torch.tensor([0, 1])).calibration_error == pytest.approx(0.4, abs=1e-6)
+    # Always sure and always right: no gap.
+    sure = torch.tensor([[100.0, 0.0], [0.0, 100.0]])
+    assert accuracy(sure, torch.tensor([0, 1])).calibration_error == pytest.approx(0, abs=1e-6)
+
+
+def test_a_box_is_drawn_on_the_part_of_the_photo_that_the_model_saw() -> None:
+    # Photo 200 x 100, the view is its middle square: the photo's left half is the view's left half.
+    mask = on_grid((0.0, 0.0, 0.5, 1.0), Box(50, 0, 150, 100), 200, 100)
+    assert mask[:, : GRID // 2].all()
+    assert not mask[:, GRID // 2 :].any()
+
+
+def corner(side: int = GRID // 4) -> np.ndarray:
+    """A map that is hot in its top left corner alone."""
+    heat = np.zeros((GRID, GRID), dtype=np.float32)
+    heat[:side, :side] = 2.0
+    return heat
+
+
+def test_a_map_in_the_box_hits_and_one_outside_misses() -> None:
+    inside = corner() > 0
+    assert measure(corner(), [inside]) == (1.0, 1.0, 1.0)
+    assert measure(corner(), [~inside])[:2] == (0.0, 0.0)
+
+
+def test_half_of_the_energy_in_the_box_is_half() -> None:
+    left = np.zeros((GRID, GRID), dtype=bool)
+    left[:, : GRID // 8] = True  # half of the corner's width
+    hit, energy, iou = measure(corner(), [left])
+    assert (hit, energy) == (1.0, pytest.approx(0.5))
+    # Corner: 1/4 x 1/4 = 1/16 of the grid. Box: 1/8. Both: 1/32. Union: 1/16 + 1/8 - 1/32 = 5/32.
+    assert iou == pytest.approx(1 / 5)
+
+
+def test_any_of_several_boxes_counts() -> None:
+    far = np.zeros((GRID, GRID), dtype=bool)
+    far[-10:, -10:] = True
+    assert measure(corner(), [far, corner() > 0]) == (1.0, 1.0, 1.0)
+
+
+def test_a_map_without_evidence_is_a_miss() -> None:
+    everywhere = np.ones((GRID, GRID), dtype=bool)
+    assert measure(np.zeros((GRID, GRID), dtype=np.float32), [everywhere]) == (0.0, 0.0, 0.0)
+
+
+def test_the_box_is_around_the_largest_region_above_the_threshold() -> None:
+    heat = corner(20)
+    heat[100:105, 100:105] = 3.0  # hotter, but smaller
+    heat[30:80, 30:80] = 0.1  # larger, but below 15 % of the maximum
+    rows, columns = np.nonzero(hot_box(heat))
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (0, 19, 0, 19)
+
+
+@pytest.fixture
+def photos(tmp_path: Path, tiny_model: Model) -> Path:
+    """Two photos a class in <class folder>/<photo>, and boxes.csv with the whole frame for each."""
+    rows = ["file,x0,y0,x1,y1"]
+    for label in tiny_model.card.labels[:2]:
+        for index in range(2):
+            path = tmp_path / "boxed" / label / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            noise = np.random.default_rng(index).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(path)
+            rows.append(f"boxed/{label}/{index}.png,0,0,1,1")
+    (tmp_path / "boxes.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return tmp_path
+
+
+def test_whole_frame_boxes_are_hit_by_every_map_and_by_the_centre(
+    photos: Path, tiny_model: Model
+) -> None:
+    mine, base = localise(tiny_model, photos / "boxed", read_boxes(photos / "boxes.csv"))
+    assert (mine.photos, base.photos) == (4, 4)
+    assert base.pointing_game == base.energy_in_box == base.box_iou == 1.0
+    assert mine.pointing_game == pytest.approx(1 - mine.no_evidence / 4)
+
+
+def test_only_what_is_given_is_measured(photos: Path, tiny_model: Model) -> None:
+    assert measure_model(tiny_model, None, None, None, None) == {}
+    metrics = measure_model(tiny_model, photos / "boxed", None, None, None)
+    assert list(metrics) == ["val"]
+    assert metrics["val"]["photos"] == 4
+    assert metrics["val"]["command"]
+
+
+def test_missing_float32_weights_are_named(photos: Path, tiny_model: Model) -> None:
+    with pytest.raises(BadCard, match=r"float32 weights.*weights\.safetensors is missing"):
+        measure_model(tiny_model, photos / "boxed", None, None, photos / "runs")
+
+
+def test_a_folder_of_another_class_is_refused(photos: Path, tiny_model: Model) -> None:
+    (photos / "boxed" / "zebra").mkdir()
+    with pytest.raises(UnknownName, match="zebra"):
+        labelled_photos(tiny_model.card, photos / "boxed")
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path, tiny_model: Model) -> None:
+    with pytest.raises(UnknownName, match="No photos"):
+        labelled_photos(tiny_model.card, tmp_path)
