@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fastapi import HTTPException
@@ -38,6 +39,17 @@ def _give_up(job: _Job) -> None:
     """End a job that will not run."""
     if not job.answer.done():
         job.answer.set_exception(HTTPException(503, "The request was given up before its turn."))
+
+
+def _deliver(job: _Job, queue_ms: float, ran: "asyncio.Future[list[Explanation]]") -> None:
+    """Hand a job's result, or its failure, to whoever waits; a failure is this one job's alone."""
+    error = ran.exception()
+    if job.answer.done():
+        return  # it waited too long
+    if error is not None:
+        job.answer.set_exception(error)
+    else:
+        job.answer.set_result((ran.result(), queue_ms))
 
 
 @dataclass(frozen=True)
@@ -87,8 +99,8 @@ class Engine:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         while not self._queue.empty():
             _give_up(self._queue.get_nowait())
-        self._model_thread.shutdown(wait=True)
-        self._picture_threads.shutdown(wait=True)
+        for threads in (self._model_thread, self._picture_threads):
+            await asyncio.to_thread(threads.shutdown)  # waits for what runs
 
     def chosen(self, names: Sequence[str], family: str | None = None) -> list[Model]:
         """The models of these names; of the family, by default the default one, if there are none.
@@ -172,15 +184,17 @@ class Engine:
         self.ready = True
         while True:
             job = await self._queue.get()
-            if job.answer.done() or not await job.alive():
+            try:
+                wanted = not job.answer.done() and await job.alive()
+            except asyncio.CancelledError:
+                _give_up(job)
+                raise
+            if not wanted:
                 _give_up(job)  # the client went, or waited too long
                 continue
             queue_ms = (time.perf_counter() - job.queued_at) * 1000
+            running = loop.run_in_executor(self._model_thread, job.call)
             try:
-                explanations = await loop.run_in_executor(self._model_thread, job.call)
-            except Exception as error:  # one request's failure, whatever it is, is its own
-                if not job.answer.done():
-                    job.answer.set_exception(error)
-            else:
-                if not job.answer.done():
-                    job.answer.set_result((explanations, queue_ms))
+                await asyncio.wait([running])
+            finally:  # when the service stops meanwhile, the running answer is still delivered
+                running.add_done_callback(partial(_deliver, job, queue_ms))

@@ -9,6 +9,7 @@ import fastapi_offline
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from starlette.types import ASGIApp
 
 from app import errors
 from app.engine import Engine
@@ -18,6 +19,13 @@ from app.routes.ops import ops
 from app.routes.pages import pages
 from app.settings import Settings
 from cbam import __version__
+
+
+class Guarded(FastAPI):
+    """An app whose every answer passes Guard, those to errors that nobody foresaw included."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return Guard(super().build_middleware_stack(), self.state.settings.root_path)
 
 
 def bundled(name: str) -> Path:
@@ -37,7 +45,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         yield
         await engine.stop()
 
-    app = FastAPI(
+    app = Guarded(
         title="CBAM Lens",
         summary="See what attention changes.",
         description="Plain, SE and CBAM networks side by side: what each says, where each looked, "
@@ -46,7 +54,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         license_info={"name": "MIT", "identifier": "MIT"},
         docs_url=None,  # our own page: FastAPI's fetches its scripts from elsewhere
         redoc_url=None,
-        root_path=settings.root_path,
         lifespan=lifespan,
     )
     app.state.settings = settings
@@ -65,5 +72,4 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.mount("/static", StaticFiles(directory=app.state.static), "static")
     swagger = Path(str(files(fastapi_offline))) / "static"
     app.mount("/swagger", StaticFiles(directory=swagger), "swagger")
-    app.add_middleware(Guard)
     return app

@@ -29,10 +29,13 @@ HEADERS = {
 
 
 class Guard:
-    """ASGI middleware: the headers above, `X-Request-ID`, and no caching of results."""
+    """ASGI middleware: the headers above, `X-Request-ID`, no caching of results, and the prefix
+    under which a proxy shows the app.
+    """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, root_path: str = "") -> None:
         self.app = app
+        self.root_path = root_path.rstrip("/")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -40,6 +43,9 @@ class Guard:
             return
         request_id = uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
+        if self.root_path and not scope["path"].startswith(self.root_path + "/"):
+            scope["path"] = self.root_path + scope["path"]  # a proxy has taken the prefix off
+        scope["root_path"] = self.root_path or scope.get("root_path", "")
         path: str = scope["path"]
 
         async def guarded(message: Message) -> None:

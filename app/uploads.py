@@ -5,8 +5,9 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from fastapi import HTTPException, Request
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
 
 from app.settings import Settings
 
@@ -25,6 +26,11 @@ class _InMemory(MultiPartParser):
     """Never spools to disk: the body limit keeps it small."""
 
     spool_max_size = 1 << 40
+
+    def close(self) -> None:
+        """Let go of all files, those of a part that broke off included."""
+        for file in self._files_to_close_on_error:
+            file.close()
 
 
 async def read_upload(request: Request, settings: Settings) -> Upload:
@@ -49,44 +55,62 @@ async def read_upload(request: Request, settings: Settings) -> Upload:
         max_part_size=settings.max_field_kb * 1024,
     )
     try:
-        async with asyncio.timeout(settings.upload_timeout_s):
-            form = await parser.parse()
+        form = await _parsed(parser, settings.upload_timeout_s)
+        image, fields = await _contents(form)
+    finally:
+        parser.close()
+    for name, text in request.query_params.multi_items():
+        fields.setdefault(name, []).append(text)
+    return Upload(image or None, fields)  # a form sent without choosing a file has an empty one
+
+
+async def _parsed(parser: MultiPartParser, timeout_s: float) -> FormData:
+    """The whole form. Raises HTTPException 400, 408."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await parser.parse()
     except TimeoutError as error:
         raise HTTPException(
-            408, f"The upload took more than {settings.upload_timeout_s:g} s. Send a smaller photo."
+            408, f"The upload took more than {timeout_s:g} s. Send a smaller photo."
         ) from error
+    except ClientDisconnect as error:
+        raise HTTPException(400, "The upload broke off.") from error  # nobody is left to read it
     except (MultiPartException, KeyError, ValueError) as error:
         reason = getattr(error, "message", None) or "its headers are malformed"
         raise HTTPException(
             400, f"The form cannot be read: {reason} Send one photo as '{FIELD_NAME}'."
         ) from error
-    fields: dict[str, list[str]] = {}
-    for name, text in request.query_params.multi_items():
-        fields.setdefault(name, []).append(text)
+
+
+async def _contents(form: FormData) -> tuple[bytes | None, dict[str, list[str]]]:
+    """The photo's bytes and the other fields. Raises HTTPException 400, 422."""
     image: bytes | None = None
-    try:
-        for name, value in form.multi_items():
-            if not isinstance(value, UploadFile):
-                fields.setdefault(name, []).append(value)
-            elif name == FIELD_NAME:
-                image = await value.read()
-            else:
+    fields: dict[str, list[str]] = {}
+    for name, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            if name != FIELD_NAME:
                 raise HTTPException(
                     400, f"A file came as '{name[:80]}'. Send the photo as '{FIELD_NAME}'."
                 )
-    finally:
-        await form.close()
-    return Upload(image or None, fields)  # a form sent without choosing a file has an empty one
+            image = await value.read()
+        elif name == FIELD_NAME:
+            raise HTTPException(
+                422,
+                f"Field '{FIELD_NAME}' holds text, not a file. Send the photo itself; with curl: "
+                f"-F {FIELD_NAME}=@photo.jpg, with an @.",
+            )
+        else:
+            fields.setdefault(name, []).append(value)
+    return image, fields
 
 
 async def _limited(request: Request, limit: int, limit_mb: float) -> AsyncGenerator[bytes, None]:
     """The body's chunks. Raises HTTPException 413 at once, or at the first byte too many."""
-    declared = request.headers.get("content-length", "")
-    received = int(declared) if declared.isdecimal() else 0
     too_large = HTTPException(
         413, f"The body is larger than {limit_mb:g} MiB. Send a smaller photo."
     )
-    if received > limit:
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
         raise too_large
     received = 0
     async for chunk in request.stream():

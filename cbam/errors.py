@@ -25,7 +25,8 @@ class UnknownName(CBAMLensError):
     @classmethod
     def of(cls, what: str, name: object, known: Iterable[object]) -> "UnknownName":
         """`UnknownName.of("CAM method", "gradcan", METHODS)`."""
-        return cls(f"No {what} '{name}'. Known: {', '.join(str(item) for item in known)}.")
+        shown = str(name)[:80]  # it may be anything that a stranger sent
+        return cls(f"No {what} '{shown}'. Known: {', '.join(str(item) for item in known)}.")
 
 
 class BadCard(CBAMLensError):

@@ -35,8 +35,8 @@ def gallery(static: Path) -> list[dict[str, str]]:
 async def page(request: Request) -> HTMLResponse:
     """The page, with the answer for `?photo=` of the gallery; without one, with an example."""
     known = {
-        name: [text]
-        for name, text in request.query_params.items()
+        name: request.query_params.getlist(name)
+        for name in request.query_params
         if name in PageFields.model_fields  # whatever else a shared link has picked up is no matter
     }
     return await _answer(request, Upload(None, known), asked="photo" in known)

@@ -1,0 +1,435 @@
+"""The engine: one request's trouble is its own, and many at once are answered as one by one."""
+
+import asyncio
+import logging
+import shutil
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import asynccontextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+from app_fixtures import assert_problem, encoded, form_of, photo, post_raw
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from app import engine as engine_module
+from app.main import create_app
+from app.settings import Settings
+from cbam.errors import BadCard, UnknownName
+from cbam.explain.engine import explain
+
+pytest_plugins = ["app_fixtures"]
+
+EXPLAIN = "/api/v1/explain"
+LIMIT_S = 30  # no test waits longer for anything
+
+
+class Gate:
+    """Stands in for `explain`: counts the calls, and holds each one until it is opened."""
+
+    def __init__(self) -> None:
+        self.started = threading.Event()
+        self.opened = threading.Event()
+        self.widths: list[int] = []  # of the photos that reached the models, in order
+
+    def __call__(self, models: Any, photo: Image.Image, options: Any) -> Any:
+        self.widths.append(photo.width)
+        self.started.set()
+        assert self.opened.wait(LIMIT_S)
+        return explain(models, photo, options)
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Gate]]:
+    """Put a gate before the models, once they are loaded; at the end it is open."""
+    made: list[Gate] = []
+
+    def put() -> Gate:
+        made.append(Gate())
+        monkeypatch.setattr(engine_module, "explain", made[-1])
+        return made[-1]
+
+    yield put
+    for each in made:
+        each.opened.set()
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    """Clients that ask at the same time."""
+    with ThreadPoolExecutor(16) as pool:
+        yield pool
+
+
+def jpeg_of(width: int) -> bytes:
+    """A photo that can be told by its width."""
+    return encoded(photo(width, 40))
+
+
+def send(client: TestClient, data: bytes, **fields: str) -> Any:
+    return client.post(EXPLAIN, files={"image": ("x.jpg", data)}, data=fields)
+
+
+@asynccontextmanager
+async def running(models_folder: Path) -> AsyncGenerator[FastAPI, None]:
+    """An app in this event loop, without a client between; at the end it is stopped."""
+    app = create_app(Settings(models_folder=models_folder))
+    async with app.router.lifespan_context(app):
+        while not app.state.engine.ready:
+            await asyncio.sleep(0)
+        yield app
+
+
+async def queued(app: FastAPI, count: int) -> None:
+    """Until so many requests wait for the models."""
+    async with asyncio.timeout(LIMIT_S):
+        while app.state.engine._queue.qsize() < count:
+            await asyncio.sleep(0)
+
+
+async def ask(app: FastAPI, width: int, hangs_up: bool = False) -> int:
+    """The status of one request; `hangs_up`: its client goes once the form is sent."""
+    body, kind = form_of(jpeg_of(width))
+    messages = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+    async def receive() -> dict[str, Any]:
+        for message in messages:
+            return message
+        if hangs_up:
+            return {"type": "http.disconnect"}
+        return await asyncio.get_running_loop().create_future()
+
+    status, _ = await post_raw(app, EXPLAIN, receive, kind)
+    return status
+
+
+# The queue
+
+
+def test_a_full_queue_refuses_with_503_and_finishes_what_it_took(
+    serve: Callable[..., TestClient],
+    gate: Callable[[], Gate],
+    threads: ThreadPoolExecutor,
+    jpeg: bytes,
+) -> None:
+    client = serve(queue_length=2, retry_after_s=7)
+    models = gate()
+    try:
+        first = threads.submit(send, client, jpeg)
+        assert models.started.wait(LIMIT_S)
+        others = [threads.submit(send, client, jpeg) for _ in range(6)]  # 2 wait, 4 are too many
+        refused = list(islice(as_completed(others, LIMIT_S), 4))
+        for each in refused:
+            assert_problem(each.result(), 503, "7 s")
+            assert each.result().headers["retry-after"] == "7"
+        assert client.get("/healthz").status_code == 200
+    finally:
+        models.opened.set()
+    taken = [first, *(each for each in others if each not in refused)]
+    assert [each.result(LIMIT_S).status_code for each in taken] == [200, 200, 200]
+    assert send(client, jpeg).status_code == 200
+
+
+def test_a_full_queue_does_not_keep_others_from_reading_what_there_is(
+    serve: Callable[..., TestClient],
+    gate: Callable[[], Gate],
+    threads: ThreadPoolExecutor,
+    jpeg: bytes,
+) -> None:
+    client = serve(queue_length=1)
+    models = gate()
+    try:
+        first = threads.submit(send, client, jpeg)
+        assert models.started.wait(LIMIT_S)
+        waiting = [threads.submit(send, client, jpeg) for _ in range(2)]
+        assert next(as_completed(waiting, LIMIT_S)).result().status_code == 503
+        for path in ("/healthz", "/readyz", "/api/v1/models", "/api/v1/methods", "/openapi.json"):
+            assert client.get(path).status_code == 200
+    finally:
+        models.opened.set()
+    assert first.result(LIMIT_S).status_code == 200
+    assert sorted(each.result(LIMIT_S).status_code for each in waiting) == [200, 503]
+
+
+def test_requests_are_answered_in_the_order_in_which_they_came(
+    tiny_models: Any, gate: Callable[[], Gate]
+) -> None:
+    async def scenario() -> list[int]:
+        async with running(tiny_models) as app:
+            models = gate()
+            asked = [asyncio.create_task(ask(app, 50))]
+            await asyncio.to_thread(models.started.wait, LIMIT_S)
+            for position, width in enumerate((80, 60, 70), start=1):
+                asked.append(asyncio.create_task(ask(app, width)))
+                await queued(app, position)
+            models.opened.set()
+            assert await asyncio.gather(*asked) == [200] * 4
+            return models.widths
+
+    assert asyncio.run(scenario()) == [50, 80, 60, 70]
+
+
+# Deadlines
+
+
+def test_a_slow_answer_is_a_504_and_the_next_one_is_served(
+    serve: Callable[..., TestClient],
+    gate: Callable[[], Gate],
+    threads: ThreadPoolExecutor,
+) -> None:
+    client = serve(inference_timeout_s=1)
+    models = gate()
+    try:
+        first = threads.submit(send, client, jpeg_of(50))
+        assert models.started.wait(LIMIT_S)
+        waiting = threads.submit(send, client, jpeg_of(60))
+        assert_problem(first.result(LIMIT_S), 504, "1 s")
+        assert_problem(waiting.result(LIMIT_S), 504, "1 s")
+    finally:
+        models.opened.set()
+    assert send(client, jpeg_of(70)).status_code == 200
+    assert models.widths == [50, 70], "nobody waits any more for the second one"
+
+
+# Failures
+
+
+def test_a_job_that_fails_fails_alone_and_tells_nothing_of_the_inside(
+    client: TestClient,
+    monkeypatch: pytest.MonkeyPatch,
+    threads: ThreadPoolExecutor,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def brittle(models: Any, photo: Image.Image, options: Any) -> Any:
+        if photo.width == 66:
+            raise RuntimeError("secret of the inside")
+        return explain(models, photo, options)
+
+    monkeypatch.setattr(engine_module, "explain", brittle)
+    widths = [50, 66, 51, 66, 52]
+    with caplog.at_level(logging.ERROR, "cbam_lens"):
+        answers = [threads.submit(send, client, jpeg_of(width)) for width in widths]
+        statuses = [answer.result(LIMIT_S).status_code for answer in answers]
+    assert statuses == [200, 500, 200, 500, 200]
+    problem = assert_problem(answers[1].result(), 500)
+    assert "secret" not in str(problem)
+    assert "secret of the inside" in caplog.text  # whoever runs it sees why
+
+
+def test_an_error_that_is_no_exception_of_ours_does_not_stop_the_worker(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, jpeg: bytes
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(engine_module, "explain", broken)
+    assert_problem(send(client, jpeg), 500)
+    monkeypatch.undo()
+    assert send(client, jpeg).status_code == 200
+
+
+# Clients that go
+
+
+def test_a_client_that_went_while_it_waited_costs_the_models_nothing(
+    tiny_models: Any, gate: Callable[[], Gate]
+) -> None:
+    async def scenario() -> list[int]:
+        async with running(tiny_models) as app:
+            models = gate()
+            first = asyncio.create_task(ask(app, 50))
+            await asyncio.to_thread(models.started.wait, LIMIT_S)
+            gone = asyncio.create_task(ask(app, 60, hangs_up=True))
+            await queued(app, 1)
+            last = asyncio.create_task(ask(app, 70))
+            await queued(app, 2)
+            models.opened.set()
+            assert await asyncio.wait_for(first, LIMIT_S) == 200
+            assert await asyncio.wait_for(last, LIMIT_S) == 200
+            await asyncio.wait([gone], timeout=LIMIT_S)
+            assert gone.done()
+            return models.widths
+
+    assert asyncio.run(scenario()) == [50, 70]
+
+
+def test_a_client_that_hangs_up_is_no_error_of_the_app(
+    tiny_models: Any, gate: Callable[[], Gate], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What leaves the app as an exception is a traceback in every server's log."""
+
+    async def scenario() -> None:
+        async with running(tiny_models) as app:
+            models = gate()
+            first = asyncio.create_task(ask(app, 50))
+            await asyncio.to_thread(models.started.wait, LIMIT_S)
+            gone = asyncio.create_task(ask(app, 60, hangs_up=True))
+            await queued(app, 1)
+            models.opened.set()
+            await asyncio.wait([first, gone], timeout=LIMIT_S)
+            assert not gone.cancelled(), "CancelledError left the app"
+            assert gone.exception() is None
+
+    asyncio.run(scenario())
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_hanging_up_during_the_upload_is_no_error_of_the_app(
+    tiny_app: FastAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    body, kind = form_of(jpeg_of(50))
+    messages = iter(
+        [
+            {"type": "http.request", "body": body[:300], "more_body": True},
+            {"type": "http.disconnect"},
+        ]
+    )
+
+    async def receive() -> dict[str, Any]:
+        return next(messages)
+
+    with caplog.at_level(logging.ERROR):
+        status, _ = asyncio.run(post_raw(tiny_app, EXPLAIN, receive, kind))
+    assert 400 <= status < 500  # nobody reads it
+    assert not caplog.records
+
+
+# Stopping
+
+
+def test_stopping_finishes_what_runs_and_refuses_what_waits_with_503(
+    tiny_models: Any, gate: Callable[[], Gate]
+) -> None:
+    async def scenario() -> list[int]:
+        async with running(tiny_models) as app:
+            models = gate()
+            first = asyncio.create_task(ask(app, 50))
+            await asyncio.to_thread(models.started.wait, LIMIT_S)
+            waiting = asyncio.create_task(ask(app, 60))
+            await queued(app, 1)
+            threading.Timer(0.1, models.opened.set).start()  # while it is being stopped
+        await asyncio.wait([first, waiting], timeout=2)
+        assert waiting.done()
+        assert first.done(), "the answer was computed, but never given"
+        assert not waiting.cancelled(), "CancelledError left the app"
+        assert waiting.result() == 503
+        assert first.result() == 200
+        return models.widths
+
+    assert asyncio.run(scenario()) == [50]
+
+
+# Starting
+
+
+def test_a_folder_without_models_is_refused_at_once(tmp_path: Any) -> None:
+    with pytest.raises(BadCard, match="No models"):
+        create_app(Settings(models_folder=tmp_path))
+
+
+def test_an_unknown_default_family_is_refused_with_those_that_there_are(tiny_models: Any) -> None:
+    with pytest.raises(UnknownName, match="'huge'.*tiny"):
+        create_app(Settings(models_folder=tiny_models, family="huge"))
+
+
+@pytest.fixture
+def one_model(tmp_path: Path, tiny_models: Path) -> Path:
+    """A models folder of one's own, to be damaged."""
+    shutil.copytree(tiny_models / "tiny-se", tmp_path / "tiny-se")
+    return tmp_path
+
+
+def test_damaged_weights_are_refused_at_once(one_model: Path) -> None:
+    with (one_model / "tiny-se" / "weights.safetensors").open("ab") as weights:
+        weights.write(b"x")
+    with pytest.raises(BadCard, match="tiny-se"):
+        create_app(Settings(models_folder=one_model))
+
+
+def test_a_model_that_cannot_be_loaded_keeps_the_service_from_getting_ready(
+    one_model: Path, jpeg: bytes
+) -> None:
+    card = one_model / "tiny-se" / "card.toml"
+    text = card.read_text(encoding="utf-8")
+    card.write_text(text.replace("width = 8", "width = 16"), encoding="utf-8")
+    app = create_app(Settings(models_folder=one_model))
+    with TestClient(app, raise_server_exceptions=False) as client:
+        assert client.portal
+        client.portal.call(asyncio.wait, app.state.engine._tasks)  # until it gave up
+        problem = assert_problem(client.get("/readyz"), 503, "tiny-se")
+        assert str(one_model) not in problem["detail"], "a path of the machine helps no visitor"
+        assert_problem(send(client, jpeg), 503)
+        assert client.get("/healthz").status_code == 200
+
+
+# Many at once
+
+QUESTIONS: list[dict[str, str]] = [
+    {},
+    {"target": "b"},
+    {"target": "c", "top_k": "3"},
+    {"models": "tiny-cbam"},
+    {"models": "tiny-se", "layer": "layer2.0"},
+    {"method": "hirescam"},
+    {"method": "gradcam++", "layer": "layer3.1"},
+    {"method": "layercam", "target": "h"},
+    {"method": "xgradcam", "models": "tiny-cbam"},
+    {"method": "eigencam", "attention": "false"},
+    {"layer": "layer1.0", "models": "tiny-none"},
+]
+
+
+def test_16_clients_at_once_get_the_answers_of_one_after_the_other(
+    serve: Callable[..., TestClient], threads: ThreadPoolExecutor
+) -> None:
+    client = serve(queue_length=64)
+    photos = [encoded(photo(100 + 10 * seed, 80, seed), quality=95) for seed in range(4)]
+    asked = [(data, fields) for data in photos for fields in QUESTIONS]
+
+    def answer(question: tuple[bytes, dict[str, str]]) -> Any:
+        response = send(client, question[0], **question[1])
+        assert response.status_code == 200, response.text
+        whole = response.json()
+        for result in whole["results"]:
+            del result["timing_ms"]
+        return whole
+
+    one_by_one = [answer(question) for question in asked]
+    at_once = list(threads.map(answer, asked * 2, timeout=60))
+    assert at_once == one_by_one * 2
+    assert len({str(each) for each in one_by_one}) == len(asked)  # all differ, so a mix-up shows
+
+
+def test_pictures_at_once_equal_pictures_one_by_one(
+    client: TestClient, threads: ThreadPoolExecutor, jpeg: bytes
+) -> None:
+    routes = ["heatmap", "heatmap?raw=true", "heatmap?overlay=false", "compare", "attention"] * 3
+
+    def picture(route: str) -> bytes:
+        files = {"image": ("x.jpg", jpeg)}
+        headers = {"Accept": "image/png"}
+        return bytes(client.post(f"/api/v1/{route}", files=files, headers=headers).content)
+
+    one_by_one = [picture(route) for route in routes]
+    assert list(threads.map(picture, routes, timeout=60)) == one_by_one
+    assert len(set(one_by_one)) == 5
+
+
+def test_explaining_leaves_no_trace_on_the_models(client: TestClient, jpeg: bytes) -> None:
+    app = client.app
+    assert isinstance(app, FastAPI)
+    for fields in QUESTIONS:
+        assert send(client, jpeg, **fields).status_code == 200
+    for model in app.state.engine.models.values():
+        for parameter in model.network.parameters():
+            assert parameter.grad is None
+            assert not parameter.requires_grad
+        for module in model.network.modules():
+            assert not module.training
+            assert not module._forward_hooks
+            assert not module._backward_hooks

@@ -1,0 +1,615 @@
+"""The page in a real Chromium, against a real server: what a visitor sees and does."""
+
+import base64
+import os
+import re
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import numpy as np
+import pytest
+import uvicorn
+from app_fixtures import BLOCKS, FAMILY, LABELS, encoded, photo, picture
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+
+from app.main import create_app
+from app.settings import Settings
+
+pytest_plugins = ["app_fixtures"]
+expect.set_options(timeout=15_000)  # a busy machine; what is there is seen at once
+
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+QUIET = (
+    "--no-sandbox",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-default-apps",
+    "--disable-sync",
+    "--no-first-run",
+)
+
+
+USUAL: dict[str, Any] = {
+    "viewport": {"width": 1280, "height": 900},
+    "reduced_motion": "reduce",  # no smooth scrolling to wait for
+}
+
+
+@pytest.fixture(scope="module")
+def server(tiny_models: Path) -> Iterator[str]:
+    """An app behind a real server on a free port, in a thread: its address."""
+    app = create_app(Settings(models_folder=tiny_models))
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            _wait_until_ready(address)
+            yield address
+        finally:
+            server.should_exit = True
+            thread.join(20)
+
+
+def _wait_until_ready(address: str, limit_s: float = 30) -> None:
+    end = time.monotonic() + limit_s
+    while time.monotonic() < end:
+        try:
+            if httpx.get(f"{address}/readyz").status_code == 200:
+                return
+        except httpx.ConnectError:
+            pass  # it does not listen yet
+        time.sleep(0.05)
+    pytest.fail(f"The server is not ready after {limit_s} s.")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """The system's Chromium. Without one these tests are skipped; in CI they fail."""
+    path = next((found for name in CHROMIUM if (found := shutil.which(name))), None)
+    if path is None:
+        missing = f"No Chromium on the PATH ({', '.join(CHROMIUM)}): the page is not tested."
+        if os.environ.get("CI"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=list(QUIET))
+        yield browser
+        browser.close()
+
+
+Visit = Callable[..., Page]
+
+
+@pytest.fixture
+def visit(browser: Browser, server: str) -> Iterator[Visit]:
+    """Open a path of the site: `visit("/", color_scheme="dark")`.
+
+    Afterwards no visit may have left an error in the console, other than those that `allowed`
+    matches, nor asked any other host for anything.
+    """
+    errors: list[str] = []
+    addresses: list[str] = []
+    patterns: list[str] = []
+    contexts = []
+
+    def open_page(path: str = "/", allowed: str = "", **options: Any) -> Page:
+        context = browser.new_context(**{**USUAL, **options})
+        contexts.append(context)
+        context.set_default_timeout(15_000)
+        if allowed:
+            patterns.append(allowed)
+        page = context.new_page()
+        page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("request", lambda request: addresses.append(request.url))
+        page.goto(server + path)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    unexpected = [line for line in errors if not any(re.search(each, line) for each in patterns)]
+    assert not unexpected, f"errors in the console: {unexpected}"
+    foreign = [url for url in addresses if not url.startswith((server + "/", "data:", "blob:"))]
+    assert not foreign, f"asked other hosts: {foreign}"
+    assert addresses
+
+
+def file_of(data: bytes, name: str = "photo.jpg", kind: str = "image/jpeg") -> Any:
+    """A file for a file field."""
+    return {"name": name, "mimeType": kind, "buffer": data}
+
+
+def choose(page: Page, data: bytes, **file: str) -> None:
+    """Choose a photo in the form."""
+    page.locator("#photo-form input[type=file][name=image]").set_input_files(file_of(data, **file))
+
+
+@contextmanager
+def answered(page: Page) -> Iterator[None]:
+    """What is done inside brings a new answer, with its three columns painted."""
+    page.evaluate("document.getElementById('result')?.setAttribute('data-old', '')")
+    yield
+    columns = page.locator("#result:not([data-old]) .model-column heat-map canvas")
+    expect(columns).to_have_count(3)
+    expect(page.locator("#result")).to_have_count(1)
+
+
+def upload(page: Page, data: bytes) -> None:
+    """Choose a photo and wait for the answer."""
+    with answered(page):
+        choose(page, data)
+
+
+def painting(canvas: Locator) -> np.ndarray:
+    """What a canvas shows: (height, width, 3)."""
+    uri = canvas.evaluate("canvas => canvas.toDataURL()")
+    return np.asarray(picture(base64.b64decode(uri.split(",")[1])).convert("RGB")).astype(int)
+
+
+def paintings(page: Page) -> list[np.ndarray]:
+    """The columns' heat maps as painted, from left to right."""
+    return [painting(canvas) for canvas in page.locator(".model-column heat-map canvas").all()]
+
+
+def differ(one: list[np.ndarray], other: list[np.ndarray]) -> list[bool]:
+    """Column by column, whether two paintings are not the same."""
+    return [not np.array_equal(a, b) for a, b in zip(one, other, strict=True)]
+
+
+def explained(server: str, data: bytes) -> dict[str, Any]:
+    """The API's answer for the same photo, every class's map in it."""
+    files = {"image": ("photo.jpg", data)}
+    answer = httpx.post(f"{server}/api/v1/explain", files=files, data={"top_k": "10"})
+    assert answer.status_code == 200
+    result: dict[str, Any] = answer.json()
+    return result
+
+
+def with_evidence(answer: dict[str, Any]) -> list[str]:
+    """The classes for which every model's map shows something."""
+    peaks = [
+        {heatmap["label"]: heatmap["map"]["max"] for heatmap in result["heatmaps"]}
+        for result in answer["results"]
+    ]
+    found = [label for label in LABELS if all(peak[label] > 0 for peak in peaks)]
+    assert len(found) >= 2, "the tiny models are to show something"
+    return found
+
+
+def press(page: Page, label: str, column: int = 0) -> None:
+    """Press a class in a column; the less probable ones are folded away."""
+    button = page.locator(".model-column").nth(column).locator(f".prediction[value='{label}']")
+    if not button.is_visible():
+        page.locator(".model-column").nth(column).locator(".predictions summary").click()
+    button.click()
+
+
+# A photo of one's own
+
+
+def test_an_upload_paints_three_columns(visit: Visit, jpeg: bytes, server: str) -> None:
+    page = visit()
+    upload(page, jpeg)
+    columns = page.locator("#result .model-column")
+    assert [column.get_attribute("data-model") for column in columns.all()] == list(FAMILY)
+    for column, result in zip(columns.all(), explained(server, jpeg)["results"], strict=True):
+        shown = column.locator(".prediction")
+        expect(shown).to_have_count(10)
+        assert [button.get_attribute("value") for button in shown.all()] == [
+            prediction["label"] for prediction in result["predictions"]
+        ]
+        percent = f"{result['predictions'][0]['probability'] * 100:.1f}"
+        expect(shown.first).to_contain_text(percent)
+    for painted in paintings(page):
+        assert painted.shape == (120, 160, 3)
+        assert painted.std() > 10, "a blank canvas"
+    expect(page.locator("[role=alert]:visible")).to_have_count(0)
+
+
+def test_the_map_alone_is_the_apis_bare_heat_map(visit: Visit, jpeg: bytes, server: str) -> None:
+    target = with_evidence(explained(server, jpeg))[0]
+    page = visit()
+    upload(page, jpeg)
+    press(page, target)
+    show(page, "view", "map")
+    for name, painted in zip(FAMILY, paintings(page), strict=True):
+        fields = {"model": name, "target": target, "overlay": "false"}
+        answer = httpx.post(
+            f"{server}/api/v1/heatmap", files={"image": ("x.jpg", jpeg)}, data=fields
+        )
+        bare = np.asarray(picture(answer.content)).astype(int)
+        assert np.abs(painted - bare).mean() < 3
+
+
+def show(page: Page, name: str, value: str) -> None:
+    """Press one of the toolbar's choices."""
+    page.locator(f".controls label:has(input[name={name}][value={value}])").click()
+
+
+def test_the_photo_alone_is_the_photo(visit: Visit, jpeg: bytes) -> None:
+    page = visit()
+    upload(page, jpeg)
+    show(page, "view", "photo")
+    plain = np.asarray(picture(jpeg)).astype(int)
+    for painted in paintings(page):
+        assert np.abs(painted - plain).mean() < 4  # it travelled as a JPEG
+
+
+def test_change_shows_the_difference_to_the_first_column(
+    visit: Visit, jpeg: bytes, server: str
+) -> None:
+    page = visit()
+    upload(page, jpeg)
+    press(page, with_evidence(explained(server, jpeg))[0])
+    show(page, "view", "difference")
+    first, second, third = paintings(page)
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(second, third)
+
+
+def test_pressing_a_class_turns_every_column_to_it_without_asking_again(
+    visit: Visit, jpeg: bytes, server: str
+) -> None:
+    answer = explained(server, jpeg)
+    page = visit()
+    upload(page, jpeg)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    now, then = with_evidence(answer)[:2]
+    press(page, now)
+    before = paintings(page)
+    press(page, then, column=1)
+    for column, result in zip(page.locator(".model-column").all(), answer["results"], strict=True):
+        expect(column.locator("[data-fill=target]").first).to_have_text(then)
+        said = {each["label"]: each["probability"] for each in result["predictions"]}
+        expect(column.locator("[data-fill=probability]")).to_contain_text(f"{said[then] * 100:.1f}")
+        pressed = column.locator(".prediction[aria-pressed=true]")
+        expect(pressed).to_have_count(1)
+        expect(pressed).to_have_attribute("value", then)
+    assert differ(before, paintings(page)) == [True, True, True]
+    assert asked == []
+
+
+def test_the_opacity_slider_changes_every_picture(visit: Visit, jpeg: bytes, server: str) -> None:
+    page = visit()
+    upload(page, jpeg)
+    press(page, with_evidence(explained(server, jpeg))[0])
+    before = paintings(page)
+    page.locator("input[name=opacity]").fill("0.2")
+    after = paintings(page)
+    assert differ(before, after) == [True, True, True]
+    page.locator("input[name=opacity]").fill("0.7")
+    assert differ(before, paintings(page)) == [False, False, False]
+
+
+def test_one_scale_for_all_pales_all_but_the_hottest_column(
+    visit: Visit, jpeg: bytes, server: str
+) -> None:
+    answer = explained(server, jpeg)
+    target = with_evidence(answer)[0]
+    peaks = [
+        next(each["map"]["max"] for each in result["heatmaps"] if each["label"] == target)
+        for result in answer["results"]
+    ]
+    page = visit()
+    upload(page, jpeg)
+    press(page, target)
+    before = paintings(page)
+    show(page, "scale", "shared")
+    assert differ(before, paintings(page)) == [peak < max(peaks) for peak in peaks]
+
+
+def test_another_method_and_layer_are_asked_for_at_once(visit: Visit, jpeg: bytes) -> None:
+    page = visit()
+    upload(page, jpeg)
+    before = paintings(page)
+    page.locator("details.options > summary").click()
+    with answered(page):
+        page.locator("select[name=layer]").select_option("layer2.0")
+    expect(page.locator(".rest code")).to_contain_text("layer=layer2.0")
+    with answered(page):
+        page.locator("select[name=method]").select_option("layercam")
+    expect(page.locator(".rest code")).to_contain_text("method=layercam")
+    expect(page.locator(".rest code")).to_contain_text("layer=layer2.0")
+    assert any(differ(before, paintings(page)))
+
+
+def test_a_class_whose_map_is_not_here_is_asked_for(visit: Visit, jpeg: bytes) -> None:
+    page = visit()
+    upload(page, jpeg)
+    page.locator("details.options > summary").click()
+    with answered(page):
+        page.locator("select[name=method]").select_option("hirescam")  # the target's map only
+    shown = page.locator("#result").get_attribute("data-target")
+    other = next(label for label in LABELS if label != shown)
+    with answered(page):
+        press(page, other)
+    expect(page.locator("#result")).to_have_attribute("data-target", other)
+    expect(page.locator(".rest code")).to_contain_text("method=hirescam")
+
+
+def test_the_gates_of_every_block_are_shown_and_open_large(visit: Visit, jpeg: bytes) -> None:
+    page = visit()
+    upload(page, jpeg)
+    for name in ("tiny-se", "tiny-cbam"):
+        blocks = page.locator(f"[data-model={name}] .block")
+        assert [block.get_attribute("data-block") for block in blocks.all()] == list(BLOCKS)
+    expect(page.locator("[data-model=tiny-none] .block")).to_have_count(0)
+    maps = page.locator("[data-model=tiny-cbam] .block gate-map canvas")
+    expect(maps).to_have_count(8)
+    for canvas in maps.all():
+        assert painting(canvas).std() > 5
+    block = page.locator("[data-model=tiny-cbam] .block").first
+    block.locator("button.enlarge").click()
+    dialog = block.locator("dialog")
+    expect(dialog).to_be_visible()
+    expect(dialog.locator("gate-map canvas")).to_have_count(1)
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+
+
+def hand_over(page: Page, how: str, data: bytes, more: int = 0) -> None:
+    """Paste or drop a photo somewhere on the page; `more` zeros behind it make it large."""
+    page.evaluate(
+        """([how, data, more]) => {
+            const bytes = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
+            const transfer = new DataTransfer();
+            const parts = [bytes, new Uint8Array(more)];
+            transfer.items.add(new File(parts, "photo.jpg", { type: "image/jpeg" }));
+            const options = { bubbles: true, cancelable: true };
+            document.body.dispatchEvent(how === "paste"
+                ? new ClipboardEvent(how, { ...options, clipboardData: transfer })
+                : new DragEvent(how, { ...options, dataTransfer: transfer }));
+        }""",
+        [how, base64.b64encode(data).decode(), more],
+    )
+
+
+@pytest.mark.parametrize("how", ["paste", "drop"])
+def test_a_photo_can_be_pasted_or_dropped_anywhere(visit: Visit, jpeg: bytes, how: str) -> None:
+    page = visit()
+    with answered(page):
+        hand_over(page, how, jpeg)
+    expect(page.locator("#result-photo")).to_have_attribute("width", "160")
+
+
+def test_the_keyboard_is_enough(visit: Visit, jpeg: bytes, server: str) -> None:
+    page = visit()
+    upload(page, jpeg)
+    button = page.locator(".model-column").nth(2).locator(".prediction").nth(3)
+    button.focus()
+    page.keyboard.press("Enter")
+    expect(button).to_have_attribute("aria-pressed", "true")
+    label = str(button.get_attribute("value"))
+    expect(page.locator(".model-column [data-fill=target]").first).to_have_text(label)
+    for canvas in page.locator("heat-map canvas").all():
+        assert label in str(canvas.get_attribute("aria-label"))  # a picture has text beside it
+
+
+# The gallery
+
+
+def test_the_first_visit_shows_an_example(visit: Visit) -> None:
+    page = visit()
+    expect(page.locator("#result .model-column heat-map canvas")).to_have_count(3)
+    for painted in paintings(page):
+        assert painted.std() > 10
+    expect(page.locator(".gallery button[aria-current=true]")).to_have_count(1)
+
+
+def test_a_gallery_photo_is_one_click_and_has_an_address(visit: Visit) -> None:
+    page = visit()
+    button = page.locator(".gallery button[name=photo]").nth(1)
+    name = str(button.get_attribute("value"))
+    with answered(page):
+        button.click()
+    expect(button).to_have_attribute("aria-current", "true")
+    assert f"photo={name}" in page.url
+    verdict = page.locator("#result .verdict").inner_text()
+    page.reload()
+    expect(page.locator("#result .model-column heat-map canvas")).to_have_count(3)
+    assert page.locator("#result .verdict").inner_text() == verdict
+
+
+def test_the_class_that_was_pressed_is_in_the_address(visit: Visit) -> None:
+    page = visit()
+    with answered(page):
+        page.locator(".gallery button[name=photo]").nth(1).click()
+    press(page, "g")
+    assert "target=g" in page.url
+    page.reload()
+    expect(page.locator("#result")).to_have_attribute("data-target", "g")
+
+
+def test_every_gallery_photo_has_its_picture_and_its_credit(visit: Visit) -> None:
+    page = visit()
+    buttons = page.locator(".gallery button[name=photo]")
+    assert buttons.count() >= 3
+    for image in buttons.locator("img").all():
+        assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
+    expect(page.locator(".credits li")).to_have_count(buttons.count())
+
+
+# What goes wrong
+
+
+@pytest.mark.parametrize(
+    ("data", "words"), [(b"I am text", "JPEG, PNG"), (encoded(photo())[:900], "truncated")]
+)
+def test_a_bad_file_shows_an_alert_and_the_page_goes_on(
+    visit: Visit, jpeg: bytes, data: bytes, words: str
+) -> None:
+    page = visit(allowed=r"status of 4(15|22)")
+    choose(page, data)
+    alert = page.locator("[role=alert]")
+    expect(alert).to_be_visible()
+    expect(alert).to_contain_text(words)
+    upload(page, jpeg)
+    expect(alert).to_have_count(0)
+
+
+def test_after_an_error_the_last_answer_stays(visit: Visit, jpeg: bytes) -> None:
+    page = visit(allowed="status of 415")
+    upload(page, jpeg)
+    choose(page, b"I am text")
+    expect(page.locator("[role=alert]")).to_be_visible()
+    expect(page.locator("#result .model-column")).to_have_count(3)
+
+
+def test_a_file_that_says_it_is_no_photo_or_is_too_large_is_not_even_sent(
+    visit: Visit, jpeg: bytes
+) -> None:
+    page = visit()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.method))
+    choose(page, b"I am text", name="notes.txt", kind="text/plain")
+    expect(page.locator("[role=alert]")).to_contain_text("text/plain")
+    hand_over(page, "drop", jpeg, more=11 * 2**20)
+    expect(page.locator("[role=alert]")).to_contain_text("at most 10")
+    assert "POST" not in asked
+    upload(page, jpeg)
+    expect(page.locator("[role=alert]")).to_have_count(0)
+
+
+def test_a_server_that_does_not_answer_shows_an_alert_and_can_be_asked_again(
+    visit: Visit, jpeg: bytes
+) -> None:
+    page = visit(allowed="ERR_FAILED")
+    page.route("**/", lambda route: route.abort())
+    choose(page, jpeg)
+    expect(page.locator("[role=alert]")).to_be_visible()
+    page.unroute("**/")
+    upload(page, jpeg)
+    expect(page.locator("[role=alert]")).to_have_count(0)
+
+
+def test_of_two_photos_in_a_row_the_last_one_is_answered(visit: Visit, jpeg: bytes) -> None:
+    page = visit()
+    choose(page, jpeg)
+    choose(page, encoded(photo(90, 120, seed=3)))
+    expect(page.locator("#result-photo")).to_have_attribute("width", "90")
+    expect(page.locator("#result")).to_have_count(1)
+
+
+# Every screen
+
+
+@pytest.mark.parametrize("width", [320, 390])
+def test_nothing_sticks_out_on_a_narrow_screen(visit: Visit, jpeg: bytes, width: int) -> None:
+    page = visit(viewport={"width": width, "height": 844})
+    overflow = """() => {
+        const { clientWidth, scrollWidth } = document.documentElement;
+        return Math.max(0, scrollWidth - clientWidth);
+    }"""
+    assert page.evaluate(overflow) == 0
+    upload(page, jpeg)
+    assert page.evaluate(overflow) == 0
+    for canvas in page.locator(".model-column heat-map canvas").all():
+        box = canvas.bounding_box()
+        assert box
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width
+        assert box["width"] > 60
+
+
+def test_dark_and_light_are_two_readable_pages(visit: Visit, jpeg: bytes) -> None:
+    brightness: dict[str, tuple[float, float]] = {}
+    for scheme in ("light", "dark"):
+        page = visit(color_scheme=scheme)
+        upload(page, jpeg)
+        shot = np.asarray(picture(page.screenshot(clip={"x": 0, "y": 0, "width": 8, "height": 8})))
+        ink = page.locator("h1").evaluate(
+            """heading => {
+                const context = new OffscreenCanvas(1, 1).getContext("2d");
+                context.fillStyle = getComputedStyle(heading).color;
+                context.fillRect(0, 0, 1, 1);
+                return [...context.getImageData(0, 0, 1, 1).data.slice(0, 3)];
+            }"""
+        )
+        brightness[scheme] = (float(shot[..., :3].mean()), float(np.mean(ink)))
+        for painted in paintings(page):
+            assert painted.std() > 10
+    assert brightness["light"][0] > 180 > 90 > brightness["light"][1]
+    assert brightness["dark"][0] < 90 < 160 < brightness["dark"][1]
+
+
+# Without JavaScript
+
+
+def shown_without_scripts(page: Page) -> None:
+    """Three columns with pictures that the server painted."""
+    images = page.locator("#result .model-column heat-map img")
+    expect(images).to_have_count(3)
+    for image in images.all():
+        expect(image).to_be_visible()
+        uri = str(image.get_attribute("src"))
+        assert np.asarray(picture(base64.b64decode(uri.split(",")[1]))).std() > 10
+
+
+def test_without_javascript_the_form_answers_with_pictures(visit: Visit, jpeg: bytes) -> None:
+    page = visit(java_script_enabled=False)
+    choose(page, jpeg)
+    with page.expect_navigation():
+        page.locator("#photo-form button.primary").click()
+    shown_without_scripts(page)
+    expect(page.locator("#result-photo")).to_have_attribute("width", "160")
+    expect(page.locator("[data-model=tiny-cbam] .block img").first).to_be_visible()
+    expect(page.locator("[role=alert]")).to_have_count(0)
+
+
+def test_without_javascript_a_gallery_photo_and_then_a_class_are_answered(visit: Visit) -> None:
+    page = visit(java_script_enabled=False)
+    button = page.locator(".gallery button[name=photo]").nth(1)
+    name = str(button.get_attribute("value"))
+    with page.expect_navigation():
+        button.click()
+    shown_without_scripts(page)
+    expect(page.locator("#result")).to_have_attribute("data-photo", name)
+    other = str(page.locator(".prediction").nth(1).get_attribute("value"))
+    with page.expect_navigation():
+        press(page, other)
+    shown_without_scripts(page)
+    expect(page.locator("#result")).to_have_attribute("data-photo", name)
+    expect(page.locator("#result")).to_have_attribute("data-target", other)
+
+
+def test_without_javascript_another_class_is_asked_for_with_the_photo_chosen_again(
+    visit: Visit, jpeg: bytes
+) -> None:
+    page = visit(java_script_enabled=False)
+    choose(page, jpeg)
+    with page.expect_navigation():
+        page.locator("#photo-form button.primary").click()
+    other = str(page.locator(".prediction").nth(2).get_attribute("value"))
+    choose(page, jpeg)
+    with page.expect_navigation():
+        press(page, other)
+    expect(page.locator("#result-photo")).to_have_attribute("width", "160")
+    expect(page.locator("#result")).to_have_attribute("data-target", other)
+
+
+def test_without_javascript_a_form_without_a_photo_shows_an_alert(visit: Visit) -> None:
+    page = visit(java_script_enabled=False, allowed="status of 422")
+    page.locator("#photo-form button.primary").click()
+    expect(page.locator("[role=alert]")).to_be_visible()
+    expect(page.locator("#photo-form")).to_be_visible()
+
+
+# The API's documentation
+
+
+def test_the_documentation_shows_every_route_within_the_strict_policy(visit: Visit) -> None:
+    page = visit("/docs")
+    for path in ("explain", "heatmap", "compare", "attention", "predict", "models"):
+        expect(page.locator(f".opblock-summary-path:has-text('{path}')").first).to_be_visible()
