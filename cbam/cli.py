@@ -4,7 +4,7 @@ import json
 import os
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 from rich.console import Console
@@ -117,18 +117,46 @@ def default_family() -> list[Model]:
     return [load(card.folder) for card in known.values() if card.family == family]
 
 
+# Column title -> where the number stands on a card.
+MEASURES = {
+    "top-1": ("val", "top1"),
+    "top-5": ("val", "top5"),
+    "calibration error": ("val", "calibration_error"),
+    "pointing game": ("boxed", "pointing_game"),
+    "energy in box": ("boxed", "energy_in_box"),
+    "box IoU": ("boxed", "box_iou"),
+}
+
+
 @models_app.command("list")
-def list_models() -> None:
-    """All bundled models, a line each."""
-    table = Table("model", "family", "attention", "classes", "val top-1", "pointing game")
-    for card in cards().values():
-        row = [
-            card.metrics.get("val", {}).get("top1"),
-            card.metrics.get("boxed", {}).get("pointing_game"),
-        ]
-        shown = [f"{value:.1%}" if value is not None else "not measured" for value in row]
-        table.add_row(card.name, card.family, card.attention, str(len(card.labels)), *shown)
+def list_models(
+    markdown: Annotated[bool, typer.Option("--markdown", help="as the README shows it")] = False,
+) -> None:
+    """All bundled models with what was measured of them, a line each."""
+    rows: list[list[str]] = []
+    for family in dict.fromkeys(card.family for card in cards().values()):
+        members = [card for card in cards().values() if card.family == family]
+        for card in members:
+            classes = str(len(card.labels))
+            rows.append([card.name, card.attention, classes, *_measured(card.metrics)])
+        # What an answer that knows nothing of the photo gets on the same boxes.
+        blind = {"boxed": members[0].metrics.get("boxed_baseline", {})}
+        rows.append(["centre, uniform map, whole view", "", "", *_measured(blind, "")])
+    titles = ["model", "attention", "classes", *MEASURES]
+    if markdown:
+        for row in (titles, ["---"] * len(titles), *rows):
+            print("| " + " | ".join(row) + " |")  # noqa: T201
+        return
+    table = Table(*titles)
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
+
+
+def _measured(metrics: dict[str, dict[str, Any]], absent: str = "not measured") -> list[str]:
+    """A card's numbers in percent, in the order of MEASURES."""
+    values = (metrics.get(data, {}).get(name) for data, name in MEASURES.values())
+    return [absent if value is None else f"{value:.1%}" for value in values]
 
 
 @models_app.command("show")
