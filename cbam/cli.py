@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -86,12 +87,13 @@ def explain_command(
     from cbam.render import compare_sheet
 
     models = [load(name) for name in model] if model else default_family()
+    started = time.perf_counter()
     image = open_photo(photo)
+    waits = {"decode": (time.perf_counter() - started) * 1000, "queue": 0.0}
     explanations = explain(models, image, Options(target, method, layer, top_k))
     if as_json:
         from app.schemas import explained
 
-        waits = {"decode": 0.0, "queue": 0.0}
         print(explained(photo.read_bytes(), explanations, waits).model_dump_json(indent=1))  # noqa: T201
     else:
         label = explanations[0].target.label
