@@ -98,6 +98,7 @@ def explain_command(
     else:
         label = explanations[0].target.label
         table = Table("model", "says", f"P({label})", f"{METHODS[method].title} peak")
+        table.columns[0].no_wrap = True  # a name that is cut off can't be typed
         for each in explanations:
             says = ", ".join(f"{p.label} {p.probability:.1%}" for p in each.predictions[:3])
             peak = float(each.heatmap.max())
