@@ -89,12 +89,13 @@ def test_phases_give_each_epoch_its_size():
         found.image_size_px(3)
 
 
-def test_the_finish_has_its_size_after_the_phases():
-    found = recipe(finish={"image_size_px": 64, "epochs": 2})
-    assert (found.main_epochs, found.epochs) == (3, 5)
-    assert [found.image_size_px(epoch) for epoch in range(5)] == [32, 32, 48, 64, 64]
+def test_finishes_have_their_sizes_after_the_phases():
+    first, second = {"image_size_px": 64, "epochs": 2}, {"image_size_px": 40, "epochs": 1}
+    found = recipe(finish=[first, second])
+    assert (found.main_epochs, found.epochs) == (3, 6)
+    assert [found.image_size_px(epoch) for epoch in range(6)] == [32, 32, 48, 64, 64, 40]
     with pytest.raises(IndexError):
-        found.image_size_px(5)
+        found.image_size_px(6)
 
 
 def test_the_learning_rate_warms_up_linearly_and_falls_as_a_cosine():
@@ -114,14 +115,16 @@ def test_without_warm_up_the_learning_rate_begins_at_the_top():
     assert recipe(warmup_epochs=0).rate(0) == pytest.approx(1)
 
 
-def test_the_finish_has_a_cosine_of_its_own():
-    given = recipe(
-        learning_rate=0.05, finish={"image_size_px": 64, "epochs": 4, "learning_rate": 0.02}
-    )
+def test_every_finish_has_a_cosine_of_its_own():
+    first = {"image_size_px": 64, "epochs": 4, "learning_rate": 0.02}
+    second = {"image_size_px": 40, "epochs": 2, "learning_rate": 0.04}
+    given = recipe(learning_rate=0.05, finish=[first, second])
     assert given.rate(2.999) == pytest.approx(0, abs=1e-3)
     assert given.rate(3) == pytest.approx(0.4)  # 0.02 of 0.05
     assert given.rate(5) == pytest.approx(0.2)
-    assert given.rate(7) == pytest.approx(0)
+    assert given.rate(7) == pytest.approx(0.8)  # a warm restart at 0.04 of 0.05
+    assert given.rate(8) == pytest.approx(0.4)
+    assert given.rate(9) == pytest.approx(0)
 
 
 def test_members_are_named_by_backbone_attention_and_family():
@@ -151,7 +154,7 @@ def test_members_differ_in_attention_only():
         ("learning_rate = 0.1", 'attention = ["none", "bam"]', "'bam'.*cbam"),
         ("image_size_px = 32", "image_size_px = 31", "image_size_px"),
         ("epochs = 2", "epochs = 0", "epochs"),
-        ("learning_rate = 0.1", "finish = { epochs = 2 }", "finish.image_size_px"),
+        ("learning_rate = 0.1", "finish = [{ epochs = 2 }]", "finish.0.image_size_px"),
     ],
 )
 def test_a_recipe_that_cannot_be_trained_is_refused_with_the_reason(
@@ -245,11 +248,12 @@ def test_augmentation_gives_the_epochs_size():
             assert (found.shape, found.dtype) == ((3, size, size), torch.uint8)
 
 
-def test_the_finish_has_milder_crops():
-    found = recipe(
-        crop_scale_min=0.25, finish={"image_size_px": 64, "epochs": 1, "crop_scale_min": 0.5}
-    )
-    assert [found.crop_scale(epoch) for epoch in range(4)] == [0.25, 0.25, 0.25, 0.5]
+def test_a_finish_has_its_own_crops_and_label_smoothing():
+    milder = {"image_size_px": 64, "epochs": 1, "crop_scale_min": 0.5}
+    sure = {"image_size_px": 64, "epochs": 1, "label_smoothing": 0.0}
+    found = recipe(crop_scale_min=0.25, label_smoothing=0.2, finish=[milder, sure])
+    assert [found.crop_scale(epoch) for epoch in range(5)] == [0.25, 0.25, 0.25, 0.5, 0.5]
+    assert [found.smoothing(epoch) for epoch in range(5)] == [0.2, 0.2, 0.2, 0.2, 0.0]
 
 
 def all_batches(dataset: InMemory, epoch: int, **changes: Any) -> list[torch.Tensor]:
@@ -328,7 +332,7 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, photos: int) -> None:
     [
         ({}, 18),
         ({"ema_decay": 0.0, "optimizer": "adamw"}, 18),
-        ({"ema_decay": 0.9, "finish": {"image_size_px": 40, "epochs": 2, "ema_decay": 0.5}}, 40),
+        ({"ema_decay": 0.9, "finish": [{"image_size_px": 40, "epochs": 2, "ema_decay": 0.5}]}, 40),
     ],
     ids=["averaged", "adamw", "finish"],
 )

@@ -66,8 +66,8 @@ def train(
     board = SummaryWriter(str(run)) if accelerator.is_main_process else None
     loss, accuracy = math.nan, math.nan
     for epoch in range(first, recipe.epochs):
-        if recipe.finish and epoch >= recipe.main_epochs:
-            decay = get_ema_multi_avg_fn(recipe.finish.ema_decay)  # type: ignore[no-untyped-call]
+        if at := recipe.finish_at(epoch):
+            decay = get_ema_multi_avg_fn(at[0].ema_decay)  # type: ignore[no-untyped-call]
             average.multi_avg_fn = decay
         loader = accelerator.prepare(batches(dataset, recipe, epoch, workers))
         network.train()
@@ -76,7 +76,7 @@ def train(
         for photos, targets in _progress(title, loader, steps, accelerator.is_main_process):
             logits = network(normalise(photos, recipe))
             batch_loss = nn.functional.cross_entropy(
-                logits.float(), targets, label_smoothing=recipe.label_smoothing
+                logits.float(), targets, label_smoothing=recipe.smoothing(epoch)
             )
             optimizer.zero_grad()
             accelerator.backward(batch_loss)

@@ -24,15 +24,17 @@ class Phase(BaseModel):
 
 
 class Finish(Phase):
-    """A second, short schedule at the end, at a size that suits the one at test time.
+    """A further, short schedule after the phases: a warm restart with a half cosine of its own.
 
     Random crops show things larger than the whole photo does; a network trained small and tested
     large loses accuracy, and a few epochs at a matching size bring it back: "FixRes", Touvron et
-    al. 2019, https://arxiv.org/abs/1906.06423.
+    al. 2019, https://arxiv.org/abs/1906.06423. Several restarts: "SGDR", Loshchilov and Hutter
+    2016, https://arxiv.org/abs/1608.03983.
     """
 
     learning_rate: float = 0.02  # at its start; half a cosine to 0
     crop_scale_min: float = 0.5  # milder crops: closer to the whole photo of the test
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] | None = None  # None: the recipe's
     ema_decay: float = 0.98  # a shorter memory than before: the old statistics have to go
 
 
@@ -53,7 +55,7 @@ class Recipe(BaseModel):
 
     seed: int = 0  # weights, order of the data and augmentation
     phases: list[Phase] = Field(min_length=1)  # progressive sizes: small ones cost little
-    finish: Finish | None = None  # after them
+    finish: list[Finish] = []  # after them, one after the other
     batch_size: int = 64  # per process
     optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = 0.05  # at the top of the schedule
@@ -78,17 +80,33 @@ class Recipe(BaseModel):
     @property
     def epochs(self) -> int:
         """All epochs."""
-        return self.main_epochs + (self.finish.epochs if self.finish else 0)
+        return self.main_epochs + sum(finish.epochs for finish in self.finish)
+
+    def finish_at(self, epoch: float) -> tuple[Finish, float] | None:
+        """The finish that `epoch` lies in and the epochs done of it; None in the phases."""
+        done = epoch - self.main_epochs
+        if not self.finish or done < 0:
+            return None
+        for finish in self.finish[:-1]:
+            if done < finish.epochs:
+                return finish, done
+            done -= finish.epochs
+        return self.finish[-1], done
 
     def crop_scale(self, epoch: int) -> float:
         """Smallest share of the photo's area that a random crop has in `epoch`."""
-        if self.finish and epoch >= self.main_epochs:
-            return self.finish.crop_scale_min
-        return self.crop_scale_min
+        at = self.finish_at(epoch)
+        return at[0].crop_scale_min if at else self.crop_scale_min
+
+    def smoothing(self, epoch: int) -> float:
+        """The label smoothing in `epoch`."""
+        at = self.finish_at(epoch)
+        own = at[0].label_smoothing if at else None
+        return self.label_smoothing if own is None else own
 
     def image_size_px(self, epoch: int) -> int:
         """The training size in `epoch`, counted from 0."""
-        for phase in (*self.phases, *([self.finish] if self.finish else [])):
+        for phase in (*self.phases, *self.finish):
             if epoch < phase.epochs:
                 return phase.image_size_px
             epoch -= phase.epochs
@@ -97,13 +115,13 @@ class Recipe(BaseModel):
     def rate(self, epoch: float) -> float:
         """The learning rate after `epoch` epochs, as a share of `learning_rate`.
 
-        Linear warm-up, then half a cosine to 0; the finish has a half cosine of its own.
+        Linear warm-up, then half a cosine to 0; every finish has a half cosine of its own.
         """
         if epoch < self.warmup_epochs:
             return max(epoch / self.warmup_epochs, 1e-3)
-        if self.finish and epoch >= self.main_epochs:
-            done = (epoch - self.main_epochs) / self.finish.epochs
-            return self.finish.learning_rate / self.learning_rate * _half_cosine(done)
+        if at := self.finish_at(epoch):
+            finish, done = at
+            return finish.learning_rate / self.learning_rate * _half_cosine(done / finish.epochs)
         length = max(self.main_epochs - self.warmup_epochs, 1e-9)
         return _half_cosine((epoch - self.warmup_epochs) / length)
 
