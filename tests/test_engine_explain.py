@@ -13,8 +13,10 @@ from torch.testing import assert_close
 import cbam
 from cbam.attention import ATTENTION
 from cbam.errors import BadImage, BrokenImage, NotAnImage, UnknownName
-from cbam.explain.engine import Options, check, explain
+from cbam.explain.engine import Options, check, explain, explain_many
+from cbam.explain.explanation import Explanation
 from cbam.explain.methods import METHODS, heat_maps
+from cbam.explain.split import Split
 from cbam.images import Box
 from cbam.model import Model, load
 
@@ -299,3 +301,125 @@ def test_an_unknown_model_is_refused_with_those_that_there_are():
         load("resnet18-cbam-nowhere")
     assert "'resnet18-cbam-nowhere'" in str(caught.value)
     assert all(name in str(caught.value) for name in cbam.cards())
+
+
+def assert_same_answer(found: Explanation, expected: Explanation) -> None:
+    assert (found.model, found.method, found.layer) == (
+        expected.model,
+        expected.method,
+        expected.layer,
+    )
+    assert (found.view, found.photo) == (expected.view, expected.photo)
+    assert found.target.index == expected.target.index
+    assert found.target.probability == pytest.approx(expected.target.probability, abs=1e-5)
+    for one, other in zip(found.predictions, expected.predictions, strict=True):
+        assert one.index == other.index
+        assert one.probability == pytest.approx(other.probability, abs=1e-5)
+    for mine, theirs in zip(found.heatmaps, expected.heatmaps, strict=True):
+        assert mine.index == theirs.index
+        np.testing.assert_allclose(mine.map, theirs.map, rtol=1e-3, atol=1e-6)
+    for block, other_block in zip(found.attention, expected.attention, strict=True):
+        np.testing.assert_allclose(block.channel, other_block.channel, atol=1e-5)
+        if other_block.spatial is not None:
+            np.testing.assert_allclose(block.spatial, other_block.spatial, atol=1e-5)
+
+
+MIXED = [
+    Options(),
+    Options(target="church", method="hirescam"),
+    Options(target=4, layer="layer3.0"),
+    Options(top_k=2, attention=False),
+    Options(method="layercam", layer="layer3.0"),
+]
+
+
+def counted_passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Layer and number of images of every trunk pass from now on."""
+    passes: list[tuple[str, int]] = []
+    run_trunk = Split.run_trunk
+
+    def counting(self: Split, images: torch.Tensor) -> object:
+        passes.append((self.layer, len(images)))
+        return run_trunk(self, images)
+
+    monkeypatch.setattr(Split, "run_trunk", counting)
+    return passes
+
+
+def test_many_questions_are_answered_as_one_by_one(make_model: MakeModel, make_photo: MakePhoto):
+    models = [make_model(attention, seed=seed) for seed, attention in enumerate(ATTENTION)]
+    questions = [(make_photo(seed, 60 + seed), options) for seed, options in enumerate(MIXED)]
+    found = explain_many(models, questions)
+    assert len({answer[0].target.index for answer in found}) > 2  # not one answer for all
+    for answer, (photo, options) in zip(found, questions, strict=True):
+        expected = explain(models, photo, options)
+        for one, other in zip(answer, expected, strict=True):
+            assert_same_answer(one, other)
+
+
+def test_questions_about_the_same_layer_share_a_trunk_pass_a_model(
+    make_model: MakeModel, make_photo: MakePhoto, monkeypatch: pytest.MonkeyPatch
+):
+    models = [make_model("none"), make_model("cbam")]
+    passes = counted_passes(monkeypatch)
+    answers = explain_many(models, [(make_photo(seed), MIXED[seed]) for seed in range(5)])
+    assert sorted(passes) == [("layer3.0", 2)] * 2 + [("layer4.1", 3)] * 2
+    same_pass = [answers[row][0].timing_ms["trunk"] for row in (0, 1, 3)]
+    assert len(set(same_pass)) == 1
+
+
+def test_a_question_that_fails_leaves_the_others_alone(
+    make_model: MakeModel, make_photo: MakePhoto
+):
+    class Unreadable(Image.Image):
+        def resize(self, *args: object, **kwargs: object) -> Image.Image:
+            raise OSError("image file is truncated")
+
+    models = [make_model("none"), make_model("cbam")]
+    good = (make_photo(1), Options(target=2))
+    broken = Unreadable()
+    broken._size = (20, 20)
+    questions = [
+        good,
+        (make_photo(), Options(target="zebra")),
+        (make_photo(), Options(layer="layer9.9")),
+        (broken, Options()),
+        good,
+    ]
+    found = explain_many(models, questions)
+    assert isinstance(found[1], UnknownName)
+    assert isinstance(found[2], UnknownName)
+    assert isinstance(found[3], OSError)
+    for answer in (found[0], found[4]):
+        for one, other in zip(answer, explain(models, *good), strict=True):
+            assert_same_answer(one, other)
+    with pytest.raises(OSError, match="truncated"):
+        explain(models, broken)
+
+
+def test_when_a_stacked_pass_fails_the_questions_are_asked_one_by_one(
+    make_model: MakeModel, make_photo: MakePhoto, monkeypatch: pytest.MonkeyPatch
+):
+    """Alone, only the photo that is the reason fails."""
+    models = [make_model("none"), make_model("cbam")]
+    questions = [(make_photo(seed), Options()) for seed in range(3)]
+    expected = [explain(models, *question) for question in questions]
+    bad = models[0].card.preprocess(questions[1][0])
+    run_trunk = Split.run_trunk
+
+    def failing(self: Split, images: torch.Tensor) -> object:
+        if any(torch.equal(image, bad) for image in images):
+            raise RuntimeError("out of memory")
+        return run_trunk(self, images)
+
+    monkeypatch.setattr(Split, "run_trunk", failing)
+    found = explain_many(models, questions)
+    assert isinstance(found[1], RuntimeError)
+    for row in (0, 2):
+        for one, other in zip(found[row], expected[row], strict=True):
+            assert_same_answer(one, other)
+
+
+def test_no_questions_and_no_models_have_no_answers(make_model: MakeModel, make_photo: MakePhoto):
+    assert explain_many([make_model()], []) == []
+    assert explain_many([], [(make_photo(), Options())]) == [[]]
