@@ -216,15 +216,15 @@ def evaluate(
     names: Annotated[list[str], typer.Argument(help="names or card folders of models")],
     val: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="photos the models never saw: <class>/<photo>"),
+        typer.Option(help="photos the models never saw: <class>/<photo>, or a parquet file"),
     ] = None,
     boxed: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="photos with object boxes: <class>/<photo>"),
+        typer.Option(help="photos with object boxes: <class>/<photo>, or a parquet file"),
     ] = None,
     boxes: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="CSV: file,x0,y0,x1,y1, relative"),
+        typer.Option(help="CSV for --boxed folders: file,x0,y0,x1,y1, relative"),
     ] = None,
     runs: Annotated[
         Optional[Path],  # noqa: UP045
@@ -232,26 +232,37 @@ def evaluate(
     ] = None,
     write: Annotated[bool, typer.Option(help="write the numbers to the cards")] = False,
 ) -> None:
-    """Measure models: accuracy on --val and --boxed, and where the maps point on --boxed."""
-    from cbam.cards import write_card
-    from cbam.evaluate.report import measure_model
+    """Measure models: accuracy on --val and --boxed, and where the maps point on --boxed.
 
-    if boxed is not None and boxes is None:
+    Of several models that know the same classes, the differences are measured photo by photo.
+    """
+    from cbam.cards import write_card
+    from cbam.evaluate.report import Measured, against, measure_model
+
+    if boxed is not None and boxes is None and boxed.suffix != ".parquet":
         raise UnknownName("--boxed needs --boxes: the CSV file with the object boxes.")
     table = Table("data", "measure")
-    rows: dict[tuple[str, str], list[str]] = {}
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    done: dict[str, tuple[Model, Measured]] = {}
     for name in names:
         model = load(name)
         table.add_column(model.name, overflow="fold")
-        metrics = measure_model(model, val, boxed, boxes, runs)
+        measured = measure_model(model, val, boxed, boxes, runs)
+        peers = {
+            other.card.attention: found
+            for other, found in done.values()
+            if other.card.labels == model.card.labels
+        }
+        metrics = {**measured.metrics, **against(measured, peers)}
+        done[model.name] = model, measured
         for data_set, values in metrics.items():
             for measure, value in values.items():
-                if measure != "command":
-                    rows.setdefault((data_set, measure), []).append(str(value))
+                if measure not in ("command", "what"):
+                    rows.setdefault((data_set, measure), {})[model.name] = str(value)
         if write:
             write_card(replace(model.card, metrics={**model.card.metrics, **metrics}))
     for key, cells in rows.items():
-        table.add_row(*key, *cells)
+        table.add_row(*key, *(cells.get(name, "") for name in done))
     console.print(table)
 
 

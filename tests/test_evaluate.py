@@ -1,5 +1,6 @@
 """Measures by hand: accuracy, calibration, and whether a map points into a box."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -8,16 +9,11 @@ import torch
 from PIL import Image
 
 from cbam.errors import BadCard, UnknownName
-from cbam.evaluate.accuracy import accuracy, labelled_photos
-from cbam.evaluate.localisation import (
-    GRID,
-    hot_box,
-    localise,
-    measure,
-    on_grid,
-    read_boxes,
-)
-from cbam.evaluate.report import measure_model
+from cbam.evaluate.accuracy import accuracy
+from cbam.evaluate.localisation import GRID, hot_box, localise, measure, on_grid
+from cbam.evaluate.pairs import paired_difference
+from cbam.evaluate.photos import labelled_photos
+from cbam.evaluate.report import against, measure_model
 from cbam.images import Box
 from cbam.model import Model
 
@@ -105,15 +101,23 @@ def photos(tmp_path: Path, tiny_model: Model) -> Path:
 def test_whole_frame_boxes_are_hit_by_every_map_and_by_the_centre(
     photos: Path, tiny_model: Model
 ) -> None:
-    mine, base = localise(tiny_model, photos / "boxed", read_boxes(photos / "boxes.csv"))
+    labelled = labelled_photos(tiny_model.card, photos / "boxed", photos / "boxes.csv")
+    mine, base, per_photo = localise(tiny_model, labelled)
     assert (mine.photos, base.photos) == (4, 4)
     assert base.pointing_game == base.energy_in_box == base.box_iou == 1.0
     assert mine.pointing_game == pytest.approx(1 - mine.no_evidence / 4)
+    assert per_photo.pointing_game.shape == (4,)
+    assert per_photo.pointing_game.mean() == pytest.approx(mine.pointing_game)
+
+
+def test_a_photo_without_a_box_is_named(photos: Path, tiny_model: Model) -> None:
+    with pytest.raises(UnknownName, match=r"no box for boxed/.*\.png"):
+        localise(tiny_model, labelled_photos(tiny_model.card, photos / "boxed"))
 
 
 def test_only_what_is_given_is_measured(photos: Path, tiny_model: Model) -> None:
-    assert measure_model(tiny_model, None, None, None, None) == {}
-    metrics = measure_model(tiny_model, photos / "boxed", None, None, None)
+    assert measure_model(tiny_model, None, None, None, None).metrics == {}
+    metrics = measure_model(tiny_model, photos / "boxed", None, None, None).metrics
     assert list(metrics) == ["val"]
     assert metrics["val"]["photos"] == 4
     assert metrics["val"]["command"]
@@ -133,3 +137,72 @@ def test_a_folder_of_another_class_is_refused(photos: Path, tiny_model: Model) -
 def test_an_empty_folder_is_refused(tmp_path: Path, tiny_model: Model) -> None:
     with pytest.raises(UnknownName, match="No photos"):
         labelled_photos(tiny_model.card, tmp_path)
+
+
+@pytest.fixture
+def parquet(tmp_path: Path, tiny_model: Model) -> Path:
+    """Four photos of 40 x 20 in a parquet file; the box is the left half, last pixels included."""
+    arrow = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    rows: dict[str, list[object]] = {"name": [], "wnid": [], "webp": [], "box": []}
+    for index in range(4):
+        label = tiny_model.card.labels[index % 2]
+        noise = np.random.default_rng(index).integers(0, 256, (20, 40, 3), dtype=np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(noise).save(buffer, "WEBP", lossless=True)
+        rows["name"].append(f"val/{label}/{index}")
+        rows["wnid"].append(label)
+        rows["webp"].append(buffer.getvalue())
+        rows["box"].append([0, 0, 19, 19])
+    pq.write_table(arrow.table(rows), tmp_path / "val.parquet")
+    return tmp_path / "val.parquet"
+
+
+def test_a_parquet_file_brings_photos_classes_and_boxes(parquet: Path, tiny_model: Model) -> None:
+    found = labelled_photos(tiny_model.card, parquet)
+    assert [labelled.target for labelled in found] == [0, 1, 0, 1]
+    assert {labelled.regions for labelled in found} == {((0.0, 0.0, 0.5, 1.0),)}
+    measured = measure_model(tiny_model, parquet, parquet, None, None)
+    assert measured.metrics["val"]["photos"] == measured.metrics["boxed"]["photos"] == 4
+    # A uniform map on a box that is half of the photo.
+    assert measured.metrics["boxed_baseline"]["energy_in_box"] == pytest.approx(0.5)
+
+
+def test_a_parquet_file_of_another_shape_is_refused(tmp_path: Path, tiny_model: Model) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    pq.write_table(arrow.table({"picture": [b""]}), tmp_path / "other.parquet")
+    with pytest.raises(UnknownName, match="picture.*Expected: name, wnid"):
+        labelled_photos(tiny_model.card, tmp_path / "other.parquet")
+    with pytest.raises(UnknownName, match="no file"):
+        labelled_photos(tiny_model.card, tmp_path / "gone.parquet")
+
+
+def test_a_paired_difference_keeps_the_pairs_together() -> None:
+    hard = np.random.default_rng(0).random(200).astype(np.float32)  # differs by photo, a lot
+    mean, low, high = paired_difference(hard + np.float32(0.1), hard)
+    assert mean == pytest.approx(0.1, abs=1e-6)
+    assert high - low < 1e-6  # always 0.1 better: the photos' own spread is no matter
+
+
+def test_a_difference_of_chance_has_zero_in_its_interval() -> None:
+    rng = np.random.default_rng(1)
+    mine, other = (rng.random((2, 400)) < 0.5).astype(np.float32)
+    mean, low, high = paired_difference(mine, other)
+    assert low < mean < high
+    assert low < 0 < high
+    # The normal approximation: 1.96 standard errors to either side.
+    error = 1.96 * float(np.std(mine - other)) / 20
+    assert (high - low) / 2 == pytest.approx(error, rel=0.1)
+    assert paired_difference(mine, other) == (mean, low, high)  # seeded
+
+
+def test_models_are_compared_on_the_same_photos(photos: Path, tiny_model: Model) -> None:
+    measured = measure_model(
+        tiny_model, photos / "boxed", photos / "boxed", photos / "boxes.csv", None
+    )
+    found = against(measured, {"none": measured})
+    assert list(found) == ["against_none"]
+    for name in ("top1", "pointing_game", "energy_in_box", "box_iou"):
+        assert found["against_none"][name] == [0, 0, 0]
+    assert against(measured, {}) == {}

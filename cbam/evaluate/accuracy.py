@@ -2,17 +2,14 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from cbam.cards import Card
-from cbam.errors import UnknownName
+from cbam.evaluate.photos import Labelled
 from cbam.model import Model, open_photo
 
 BATCH = 64
-PHOTOS = (".jpeg", ".jpg", ".png", ".webp")
 
 
 @dataclass(frozen=True)
@@ -25,28 +22,11 @@ class Accuracy:
     calibration_error: float  # expected calibration error, 15 equal bins
 
 
-def labelled_photos(card: Card, root: Path) -> list[tuple[Path, int]]:
-    """`root`/<folder>/<photo> with its class index, sorted. Raises UnknownName."""
-    known = {folder: index for index, folder in enumerate(card.folders or card.labels)}
-    found: list[tuple[Path, int]] = []
-    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
-        if folder.name not in known:
-            raise UnknownName.of(f"class folder in {root}", folder.name, known)
-        found += [
-            (path, known[folder.name])
-            for path in sorted(folder.iterdir())
-            if path.suffix.lower() in PHOTOS
-        ]
-    if not found:
-        raise UnknownName(f"No photos in {root}. Expected {root}/<class folder>/<photo>.")
-    return found
-
-
-def tensors(model: Model, paths: Iterable[Path]) -> Iterator[Tensor]:
+def tensors(model: Model, photos: Iterable[Labelled]) -> Iterator[Tensor]:
     """The photos as the model takes them, in batches (N, 3, S, S)."""
     batch: list[Tensor] = []
-    for path in paths:
-        batch.append(model.card.preprocess(open_photo(path)))
+    for labelled in photos:
+        batch.append(model.card.preprocess(open_photo(labelled.photo)))
         if len(batch) == BATCH:
             yield torch.stack(batch)
             batch = []
@@ -54,11 +34,15 @@ def tensors(model: Model, paths: Iterable[Path]) -> Iterator[Tensor]:
         yield torch.stack(batch)
 
 
-def logits(network: nn.Module, batches: Iterable[Tensor]) -> Tensor:
-    """All photos' logits: (photos, classes)."""
+def logits(batches: Iterable[Tensor], *networks: nn.Module) -> list[Tensor]:
+    """All photos' logits by each network: (photos, classes); a batch is made once for them all."""
+    rows: list[list[Tensor]] = [[] for _ in networks]
     with torch.inference_mode():
-        rows = [network(batch.to(memory_format=torch.channels_last)) for batch in batches]
-    return torch.cat(rows)
+        for batch in batches:
+            images = batch.to(memory_format=torch.channels_last)
+            for found, network in zip(rows, networks, strict=True):
+                found.append(network(images))
+    return [torch.cat(found) for found in rows]
 
 
 def accuracy(scores: Tensor, targets: Tensor) -> Accuracy:

@@ -1,14 +1,13 @@
 """Does the heat map point at the object? Three measures against object boxes, with baselines."""
 
-import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cbam.evaluate.accuracy import labelled_photos
+from cbam.errors import UnknownName
+from cbam.evaluate.photos import Labelled, Region
 from cbam.explain.engine import Options, explain
 from cbam.explain.explanation import Floats
 from cbam.images import Box
@@ -18,7 +17,6 @@ from cbam.render import enlarged
 GRID = 224  # maps and boxes are compared on a grid of this many cells a side, over the view
 THRESHOLD = 0.15  # of the map's maximum: Selvaraju et al. 2017, section 4.1
 
-Region = tuple[float, float, float, float]  # x0, y0, x1, y1, relative to the photo
 Mask = NDArray[np.bool_]
 
 
@@ -37,36 +35,37 @@ class Localisation:
 BASELINE = "the photo's centre, a uniform map, a box around the whole view"
 
 
-def read_boxes(path: Path) -> dict[str, list[Region]]:
-    """Boxes by file from `file,x0,y0,x1,y1`, relative to width and height; several rows a file."""
-    boxes: dict[str, list[Region]] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            region = (float(row["x0"]), float(row["y0"]), float(row["x1"]), float(row["y1"]))
-            boxes.setdefault(row["file"], []).append(region)
-    return boxes
+@dataclass(frozen=True)
+class PerPhoto:
+    """What `localise` found, photo by photo, each (photos,): to compare models in pairs."""
+
+    pointing_game: Floats
+    energy_in_box: Floats
+    box_iou: Floats
 
 
 def localise(
-    model: Model, root: Path, boxes: Mapping[str, Sequence[Region]], method: str = "gradcam"
-) -> tuple[Localisation, Localisation]:
-    """The model's measures on `root`/<class folder>/<photo>, and the baseline's on the same photos.
+    model: Model, photos: Sequence[Labelled], method: str = "gradcam"
+) -> tuple[Localisation, Localisation, PerPhoto]:
+    """The model's measures on photos with boxes, the baseline's on the same, and each photo's.
 
-    Boxes are looked up as `<root's name>/<class folder>/<photo>`.
+    Raises UnknownName for a photo without a box.
     """
     mine: list[tuple[float, float, float]] = []
     base: list[tuple[float, float, float]] = []
     silent = 0
-    for path, target in labelled_photos(model.card, root):
-        photo = open_photo(path)
-        options = Options(target=target, method=method, top_k=1, attention=False)
+    for labelled in photos:
+        if not labelled.regions:
+            raise UnknownName(f"There is no box for {labelled.name}.")
+        photo = open_photo(labelled.photo)
+        options = Options(target=labelled.target, method=method, top_k=1, attention=False)
         explanation = explain([model], photo, options)[0]
-        regions = boxes["/".join(path.parts[-3:])]
-        masks = [on_grid(region, explanation.view, *photo.size) for region in regions]
+        masks = [on_grid(region, explanation.view, *photo.size) for region in labelled.regions]
         base.append(measure(np.ones((GRID, GRID), dtype=np.float32), masks, centre=True))
         silent += bool(explanation.heatmap.max() <= 0)
         mine.append(measure(enlarged(explanation.heatmap, GRID, GRID), masks))
-    return _mean(mine, silent), _mean(base, 0)
+    columns = np.array(mine, dtype=np.float32).T
+    return _mean(mine, silent), _mean(base, 0), PerPhoto(*columns)
 
 
 def on_grid(region: Region, view: Box, width: int, height: int) -> Mask:

@@ -1,0 +1,56 @@
+"""Image parquet files: one row a photo, with its class and, if known, the object's box."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cbam.errors import UnknownName
+
+IMAGE_COLUMNS = ("webp", "jpeg", "png", "image", "bytes")  # the first that a file has
+COLUMNS = ("name", "wnid", "box")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One photo of a parquet file."""
+
+    name: str
+    folder: str  # its class, as the folders of an ImageFolder are named: a WordNet id
+    data: bytes  # the encoded photo
+    box: tuple[int, int, int, int] | None  # x0, y0, x1, y1 in pixels, the last ones included
+
+
+def parquet_files(path: Path) -> list[Path]:
+    """`path` itself if it is a parquet file; in a folder its `train*.parquet`, sorted."""
+    if path.suffix == ".parquet" and path.is_file():
+        return [path]
+    return sorted(path.glob("train*.parquet"))
+
+
+def read_rows(files: Sequence[Path]) -> Iterator[Row]:
+    """The photos of several files, in their order; a file is read piece by piece.
+
+    Columns: `name`, `wnid`, the encoded photo in one of IMAGE_COLUMNS, and optionally `box`.
+    Raises UnknownName for a file of another shape, or without pyarrow.
+    """
+    try:
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise UnknownName(
+            "Parquet files need the extra 'train' (pyarrow is missing): "
+            "pip install 'cbam-lens[train]'"
+        ) from error
+    for path in files:
+        file = pq.ParquetFile(path)
+        present = file.schema_arrow.names
+        images = [name for name in IMAGE_COLUMNS if name in present]
+        if not images or "name" not in present or "wnid" not in present:
+            raise UnknownName(
+                f"{path} has the columns {', '.join(present)}. Expected: name, wnid, the photo in "
+                f"one of {', '.join(IMAGE_COLUMNS)}, and optionally box."
+            )
+        columns = [name for name in (*COLUMNS, images[0]) if name in present]
+        for batch in file.iter_batches(batch_size=1024, columns=columns):
+            for row in batch.to_pylist():
+                box = tuple(row["box"]) if row.get("box") is not None else None
+                yield Row(row["name"], row["wnid"], row[images[0]], box)
