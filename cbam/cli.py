@@ -48,14 +48,17 @@ def serve(
     ),
     port: Annotated[int, typer.Option(envvar="PORT", help="port to listen on")] = 8000,
 ) -> None:
-    """Start the page and the API. Settings: environment variables CBAM_LENS_*."""
-    import uvicorn
+    """Start the page and the API. Settings: environment variables CBAM_LENS_*.
 
+    SIGTERM and Ctrl-C let what runs finish. Exit status: 0 it did, 1 it was cut off after
+    CBAM_LENS_DRAIN_S seconds, 3 the port could not be had.
+    """
     from app.main import create_app
+    from app.server import serve as serve_until_stopped
 
     service = create_app()
     console.print(f"CBAM Lens on [bold]http://{host}:{port}[/bold]  (Ctrl-C ends it)")
-    uvicorn.run(service, host=host, port=port, server_header=False, log_level="info")
+    serve_until_stopped(service, host, port)
 
 
 @app.command("explain")
@@ -174,7 +177,9 @@ def show_model(name: str) -> None:
 @app.command()
 def train(
     recipe: Annotated[Path, typer.Argument(help="a TOML file, such as recipes/imagenette.toml")],
-    data: Annotated[Path, typer.Option(help="folder with <class>/<photo>")],
+    data: Annotated[
+        Path, typer.Option(help="folder with <class>/<photo> or train*.parquet, or a parquet file")
+    ],
     attention: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(help="member of the family; repeatable; default: all"),
@@ -186,6 +191,9 @@ def train(
         "models"
     ),
     workers: Annotated[int, typer.Option(min=0, help="processes that augment photos")] = 1,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="with torch.compile: pays on a GPU")
+    ] = False,
 ) -> None:
     """Train a family, one member after the other; resumes where it was stopped. Extra: train."""
     try:
@@ -195,7 +203,7 @@ def train(
             f"Training needs the extra 'train' ({error.name} is missing): "
             "pip install 'cbam-lens[train]'"
         ) from error
-    from cbam.training.data import InMemory
+    from cbam.training.data import training_photos
     from cbam.training.recipe import read_recipe, write_model
 
     plan = read_recipe(recipe)
@@ -203,9 +211,10 @@ def train(
     for member in members:
         if member not in plan.attention:
             raise UnknownName.of(f"member of {recipe}", member, plan.attention)
-    photos = InMemory(data, list(plan.labels))
+    photos = training_photos(data, list(plan.labels))
     for member in members:
-        trained = train_one(plan, member, photos, runs / plan.model_name(member), workers)
+        run = runs / plan.model_name(member)
+        trained = train_one(plan, member, photos, run, workers, compiled)
         if int(os.environ.get("RANK", "0")) == 0:
             card = write_model(plan, member, trained.weights, models, recipe.name)
             console.print(f"wrote {card.folder}")

@@ -1,9 +1,17 @@
-"""Training photos: decoded once into memory, augmented anew in every epoch."""
+"""Training photos: decoded once into memory, augmented anew in every epoch.
 
-from collections.abc import Sequence
+Folders of photos of any size are augmented photo by photo in worker processes (`InMemory`); equally
+large photos from parquet files lie in one tensor and are augmented a batch at a time on the device
+that trains (`Stacked`).
+"""
+
+import io
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import ImageFolder
@@ -11,7 +19,9 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from cbam.errors import BadRecipe
+from cbam.parquet import parquet_files, read_rows
 from cbam.training.recipe import Recipe
+from cbam.training.views import random_views
 
 Sample = tuple[Tensor, int]
 
@@ -44,6 +54,68 @@ class InMemory(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         return self.transform(self.photos[index]), self.targets[index]
+
+
+class Stacked:
+    """Equally large photos of parquet files: uint8 (N, 3, H, W), and their classes: int64 (N,).
+
+    `folders` fixes which `wnid` is which class. Raises BadRecipe if the data has other ones or
+    photos of several sizes.
+    """
+
+    def __init__(self, files: Sequence[Path], folders: Sequence[str]) -> None:
+        index = {folder: position for position, folder in enumerate(folders)}
+        photos: list[Tensor] = []
+        targets: list[int] = []
+        for row in read_rows(files):
+            if row.folder not in index:
+                raise BadRecipe(f"{row.name} is of class {row.folder}, which the recipe lacks.")
+            with Image.open(io.BytesIO(row.data)) as image:
+                photos.append(torch.from_numpy(np.array(image.convert("RGB"))))
+            targets.append(index[row.folder])
+            if photos[-1].shape != photos[0].shape:
+                raise BadRecipe(f"{row.name} is not as large as the photos before it.")
+        missing = [folder for folder in folders if index[folder] not in set(targets)]
+        if missing:
+            raise BadRecipe(f"No photos of the recipe's classes {', '.join(missing[:5])}.")
+        self.photos = torch.stack(photos).permute(0, 3, 1, 2).contiguous()
+        self.targets = torch.tensor(targets)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def batches(
+        self, recipe: Recipe, epoch: int, device: torch.device, rank: int = 0, processes: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch on `device`: uint8 (B, 3, s, s) and int64 (B,); of several processes' batches
+        those of `rank`.
+
+        Order and views depend on the seed, the epoch and the rank alone, as in `batches`.
+        """
+        self.photos, self.targets = self.photos.to(device), self.targets.to(device)
+        seed = recipe.seed * 100_003 + epoch
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed)).to(device)
+        draw = torch.Generator(device).manual_seed(seed * 1_009 + rank)
+        size = recipe.batch_size
+        for number in range(rank, len(self) // (size * processes) * processes, processes):
+            chosen = order[number * size : (number + 1) * size]
+            views = random_views(
+                self.photos[chosen],
+                recipe.image_size_px(epoch),
+                recipe.crop_scale(epoch),
+                recipe.colour_jitter,
+                draw,
+            )
+            yield views, self.targets[chosen]
+
+
+def training_photos(source: Path, folders: Sequence[str]) -> InMemory | Stacked:
+    """The photos of a folder (<class>/<photo>, or train*.parquet) or of one parquet file.
+
+    Raises BadRecipe if their classes are not `folders`.
+    """
+    files = parquet_files(source)
+    return Stacked(files, folders) if files else InMemory(source, folders)
 
 
 def augmentation(recipe: Recipe, epoch: int) -> v2.Transform:
