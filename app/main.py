@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import fastapi_offline
 from fastapi import FastAPI
@@ -12,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from starlette.types import ASGIApp
 
 from app import errors
+from app.access import Access, declare
 from app.engine import Engine
 from app.middleware import Guard
 from app.routes.api import api
@@ -25,7 +27,14 @@ class Guarded(FastAPI):
     """An app whose every answer passes Guard, those to errors that nobody foresaw included."""
 
     def build_middleware_stack(self) -> ASGIApp:
-        return Guard(super().build_middleware_stack(), self.state.settings.root_path)
+        settings: Settings = self.state.settings
+        inner = super().build_middleware_stack()
+        return Guard(inner, settings.root_path, settings.trusted_hosts)
+
+    def openapi(self) -> dict[str, Any]:
+        """The description of the API, with keys only where they are needed."""
+        document = super().openapi()
+        return declare(document) if self.state.access.needs_key else document
 
 
 def bundled(name: str) -> Path:
@@ -58,6 +67,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.state.engine = engine
+    app.state.access = Access(settings)
+    app.state.draining = False  # whether it is stopping, and answers its last requests
     app.state.examples = {}  # what the page shows before a photo is chosen, by family
     app.state.static = bundled("static")
     app.state.templates = Environment(

@@ -1,9 +1,14 @@
 """What every answer carries: a request id, and headers that keep a browser from doing more."""
 
+import asyncio
 import uuid
+from collections.abc import Sequence
 
-from starlette.datastructures import MutableHeaders
+from fastapi import HTTPException, Request
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import problem
 
 POLICY = "; ".join(
     (
@@ -28,33 +33,86 @@ HEADERS = {
 }
 
 
+def guards(request_id: str) -> dict[str, str]:
+    """What every answer carries, those included that never reach the app."""
+    return {**HEADERS, "X-Request-ID": request_id, "Cache-Control": "no-store"}
+
+
 class Guard:
-    """ASGI middleware: the headers above, `X-Request-ID`, no caching of results, and the prefix
-    under which a proxy shows the app.
+    """ASGI middleware: the headers above, `X-Request-ID`, no caching of results, only hosts that
+    are trusted, and the prefix under which a proxy shows the app.
+
+    What stands in the scope's `state["headers"]` goes with the answer, whatever it becomes.
     """
 
-    def __init__(self, app: ASGIApp, root_path: str = "") -> None:
+    def __init__(
+        self, app: ASGIApp, root_path: str = "", trusted_hosts: Sequence[str] = ()
+    ) -> None:
         self.app = app
         self.root_path = root_path.rstrip("/")
+        self.trusted_hosts = trusted_hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
         request_id = uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
-        if self.root_path and not scope["path"].startswith(self.root_path + "/"):
-            scope["path"] = self.root_path + scope["path"]  # a proxy has taken the prefix off
-        scope["root_path"] = self.root_path or scope.get("root_path", "")
+        extra: dict[str, str] = {}
+        scope.setdefault("state", {}).update(request_id=request_id, headers=extra)
+        self._mount(scope)
         path: str = scope["path"]
+        started = False
 
         async def guarded(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            nonlocal started
+            if message["type"] in ("http.response.start", "websocket.http.response.start"):
+                started = True
                 headers = MutableHeaders(scope=message)
-                headers.update({**HEADERS, "X-Request-ID": request_id})
-                headers["Cache-Control"] = (
-                    "no-cache" if "/static/" in path or "/swagger/" in path else "no-store"
-                )
+                headers.update({**guards(request_id), **extra})
+                if "/static/" in path or "/swagger/" in path:
+                    headers["Cache-Control"] = "no-cache"
             await send(message)
 
-        await self.app(scope, receive, guarded)
+        async def refuse(status: int, detail: str) -> None:
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1008})
+                return
+            response = problem(Request(scope), HTTPException(status, detail))
+            await response(scope, receive, guarded)
+
+        if not self._trusts(scope):
+            host = Headers(scope=scope).get("host", "")
+            await refuse(400, f"This service is not known as '{host[:80]}'.")
+            return
+        try:
+            await self.app(scope, receive, guarded)
+        except asyncio.CancelledError:
+            if not started:
+                await refuse(503, "The service is stopping and could not finish. Try again.")
+            raise
+
+    def _mount(self, scope: Scope) -> None:
+        """Put the prefix where routing expects it, whether or not the proxy has taken it off."""
+        if self.root_path:
+            inside = scope["path"].removeprefix(self.root_path) or "/"
+            if not inside.startswith("/"):
+                inside = scope["path"]  # /lensless is not in /lens
+            scope["path"] = self.root_path + inside
+        scope["root_path"] = self.root_path or scope.get("root_path", "")
+
+    def _trusts(self, scope: Scope) -> bool:
+        """Whether the Host is one of ours; those who watch the service ask by its bare address."""
+        inside = scope["path"].removeprefix(self.root_path)
+        if not self.trusted_hosts or inside in ("/healthz", "/readyz", "/metrics"):
+            return True
+        host = _without_port(Headers(scope=scope).get("host", ""))
+        return any(
+            host == known or (known.startswith("*.") and host.endswith(known[1:]))
+            for known in self.trusted_hosts
+        )
+
+
+def _without_port(host: str) -> str:
+    """`[::1]:8000` -> `[::1]`, `Example.org:80` -> `example.org`."""
+    end = host.rfind(":")
+    return (host[:end] if end > host.rfind("]") else host).lower()

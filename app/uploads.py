@@ -71,7 +71,9 @@ async def _parsed(parser: MultiPartParser, timeout_s: float) -> FormData:
             return await parser.parse()
     except TimeoutError as error:
         raise HTTPException(
-            408, f"The upload took more than {timeout_s:g} s. Send a smaller photo."
+            408,
+            f"The upload took more than {timeout_s:g} s. Send a smaller photo.",
+            {"Connection": "close"},  # the rest of the body is not waited for
         ) from error
     except ClientDisconnect as error:
         raise HTTPException(400, "The upload broke off.") from error  # nobody is left to read it

@@ -3,11 +3,12 @@
 import io
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 from PIL import Image
 
 from app import schemas
+from app.access import admit
 from app.fields import (
     AttentionFields,
     ExplainFields,
@@ -27,16 +28,19 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     }
     for status, text in {
         400: "the form is broken or holds several files",
+        401: "a key is needed, see X-API-Key",
         408: "the upload took too long",
         413: "the body is too large",
         415: "no form, or no JPEG, PNG or WebP",
         422: "the image or a field cannot be used",
+        429: "too many requests: see Retry-After",
         503: "busy or starting: see Retry-After",
         504: "no answer in time",
     }.items()
 }
+HIDDEN = ("api_keys", "trusted_hosts", "forwarded_allow_ips")  # settings that concern nobody else
 PNG: dict[str, Any] = {"description": "a picture", "content": {"image/png": {}}}
-api = APIRouter(prefix="/api/v1", tags=["v1"])
+api = APIRouter(prefix="/api/v1", tags=["v1"], dependencies=[Depends(admit)])
 
 
 def png(image: Image.Image) -> bytes:
@@ -74,7 +78,7 @@ async def methods() -> schemas.Methods:
 @api.get("/limits")
 async def limits(request: Request) -> dict[str, Any]:
     """What the service accepts, as it is set."""
-    hidden = {"models_folder", "family", "root_path"}
+    hidden = {"models_folder", "family", "root_path", *HIDDEN}
     return {"formats": ["JPEG", "PNG", "WebP"], **settings_of(request).model_dump(exclude=hidden)}
 
 

@@ -1,6 +1,6 @@
 """For whoever runs it: alive, ready, documented."""
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import HTMLResponse
 
 from app.routes.ask import engine_of
@@ -16,7 +16,9 @@ async def healthz() -> dict[str, str]:
 
 @ops.get("/readyz")
 async def readyz(request: Request) -> dict[str, object]:
-    """The models are loaded and warm; 503 before."""
+    """The models are loaded and warm; 503 before, and while the service drains."""
+    if request.app.state.draining:
+        raise HTTPException(503, "The service is stopping.")
     engine = engine_of(request)
     engine.chosen([])
     return {"status": "ready", "models": list(engine.models)}

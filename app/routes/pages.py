@@ -12,6 +12,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from app import schemas
+from app.access import admit
 from app.errors import status_and_detail, title
 from app.fields import PageFields
 from app.routes.ask import Asked, ask_about, engine_of, photo_of, settings_of
@@ -39,6 +40,10 @@ async def page(request: Request) -> HTMLResponse:
         for name in request.query_params
         if name in PageFields.model_fields  # whatever else a shared link has picked up is no matter
     }
+    try:
+        await admit(request)
+    except HTTPException as error:
+        return _render(request, PageFields(), error=error)
     return await _answer(request, Upload(None, known), asked="photo" in known)
 
 
@@ -46,6 +51,7 @@ async def page(request: Request) -> HTMLResponse:
 async def answer(request: Request) -> HTMLResponse:
     """The page with the answer for the photo that was sent, or for one of the gallery."""
     try:
+        await admit(request)
         upload = await read_upload(request, settings_of(request))
     except HTTPException as error:
         return _render(request, PageFields(), error=error)
