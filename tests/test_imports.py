@@ -17,7 +17,10 @@ SERVICE = PACKAGE.parent / "app"
 COMMAND_LINE = "cli.py"
 # A part may import those before it. Names not here are at the end: they may import all of these,
 # and none of these may import them.
-ORDER = ("errors", "attention", "backbones", "images", "cards", "render", "explain", "model")
+ORDER = (
+    *("errors", "attention", "backbones", "structure", "images", "cards", "render", "explain"),
+    "model",
+)
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
 
