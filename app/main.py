@@ -12,10 +12,11 @@ from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from starlette.types import ASGIApp
 
-from app import errors
+from app import errors, logs
 from app.access import Access, declare
 from app.engine import Engine
 from app.middleware import Guard
+from app.observe import Observe
 from app.routes.api import api
 from app.routes.ops import ops
 from app.routes.pages import pages
@@ -29,7 +30,8 @@ class Guarded(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
         settings: Settings = self.state.settings
         inner = super().build_middleware_stack()
-        return Guard(inner, settings.root_path, settings.trusted_hosts)
+        guarded = Guard(inner, settings.root_path, settings.trusted_hosts)
+        return Observe(guarded, self.state.engine.metrics)
 
     def openapi(self) -> dict[str, Any]:
         """The description of the API, with keys only where they are needed."""
@@ -46,6 +48,7 @@ def bundled(name: str) -> Path:
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The whole service. Raises CBAMLensError if its models' cards cannot be used."""
     settings = settings or Settings()
+    logs.configure(settings.log_style)
     engine = Engine(settings)
 
     @asynccontextmanager

@@ -1,7 +1,7 @@
 """Every knob of the service. Set as environment variables: CBAM_LENS_QUEUE_LENGTH=64."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from limits import parse
 from pydantic import BeforeValidator, Field, SecretStr, field_validator
@@ -40,8 +40,12 @@ class Settings(BaseSettings):
     queue_length: int = Field(32, gt=0)  # requests that wait for the model; more get a 503
     retry_after_s: int = Field(1, gt=0)  # what such a 503 advises
     inference_timeout_s: float = Field(30, gt=0)  # from the queue to the answer; then a 504
+    batch: int = Field(8, gt=0)  # questions that share a pass; more hardly pay on a CPU
+    batch_wait_ms: float = Field(0, ge=0, le=1000)  # between batches, for more; 5 helps a GPU
+    model_threads: int = Field(0, ge=0)  # CPU threads of one pass; 0: what the container was given
     decode_threads: int = Field(2, gt=0)  # decoding and encoding pictures, beside the model
     top_k_max: int = Field(20, gt=0)  # predictions and free heat maps an answer may hold
+    log_style: Literal["plain", "json", "off"] = "plain"  # a line a request; off: none of ours
     root_path: str = ""  # where a proxy mounts the app: /lens; no name of ours, such as /api
     trusted_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = ()  # lens.org,
     # *.lens.org: the names in Host that are answered, others get a 400; empty: any

@@ -5,8 +5,9 @@ from typing import Generic, TypeVar
 
 from fastapi import HTTPException, Request
 
-from app.engine import Answer, Engine
+from app.engine import Answer, Engine, Refused
 from app.fields import Fields
+from app.observe import Trace
 from app.settings import Settings
 from app.uploads import FIELD_NAME, Upload, read_upload
 from cbam.model import Model
@@ -60,10 +61,16 @@ async def ask_about(request: Request, image: bytes, fields: F) -> Asked[F]:
         raise HTTPException(
             422, f"Field 'top_k' is {options.top_k}; at most {settings_of(request).top_k_max}."
         )
-    models = engine.chosen(fields.wanted(engine.families[engine.default_family]), fields.family)
+    trace = Trace.of(request.scope)
 
     async def alive() -> bool:
         return not await request.is_disconnected()
 
-    answer = await engine.explain(image, models, options, alive)
+    try:
+        wanted = fields.wanted(engine.families[engine.default_family])
+        models = engine.chosen(wanted, fields.family)
+        answer = await engine.explain(image, models, options, alive, trace)
+    except Refused as error:
+        trace.reason = error.reason
+        raise
     return Asked(image, fields, models, answer)

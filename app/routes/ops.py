@@ -1,7 +1,8 @@
 """For whoever runs it: alive, ready, documented."""
 
 from fastapi import APIRouter, HTTPException, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from app.routes.ask import engine_of
 
@@ -22,6 +23,13 @@ async def readyz(request: Request) -> dict[str, object]:
     engine = engine_of(request)
     engine.chosen([])
     return {"status": "ready", "models": list(engine.models)}
+
+
+@ops.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """What was counted since the start, for Prometheus."""
+    text = generate_latest(engine_of(request).metrics.registry)
+    return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
 @ops.get("/docs")

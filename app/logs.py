@@ -1,0 +1,62 @@
+"""Logs for people or, as JSON lines, for machines. Never what a photo shows, nor its name."""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+
+LOGGER = "cbam_lens"
+HANDLER = "cbam_lens.stderr"
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a record: time, level, message, and the fields given as `extra`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)  # escapes line breaks: one record stays one line
+
+
+class Plain(logging.Formatter):
+    """`12:00:00 info request route=/api/v1/explain status=200 ms=41.3 ...`"""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = getattr(record, "fields", {})
+        record.message = record.getMessage()
+        text = super().format(record)
+        return " ".join([text, *(f"{name}={value}" for name, value in fields.items())])
+
+
+class _Stderr(logging.Handler):
+    """To whatever stderr is at that moment: tests and servers change it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(self.format(record) + "\n")
+
+
+def configure(style: str) -> None:
+    """Write our log to stderr, "plain" or as "json" lines; "off" leaves logging to the host.
+
+    Doing it again replaces what it did before.
+    """
+    log = logging.getLogger(LOGGER)
+    for handler in [each for each in log.handlers if each.get_name() == HANDLER]:
+        log.removeHandler(handler)
+    if style == "off":
+        return
+    handler = _Stderr()
+    handler.set_name(HANDLER)
+    handler.setFormatter(JsonLines() if style == "json" else Plain())
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
