@@ -18,6 +18,7 @@ from app.engine import Engine
 from app.middleware import Guard
 from app.observe import Observe
 from app.routes.api import api
+from app.routes.oip import oip
 from app.routes.ops import ops
 from app.routes.pages import pages
 from app.settings import Settings
@@ -82,6 +83,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     errors.install(app)
     app.include_router(pages)
     app.include_router(api)
+    app.include_router(oip)
     app.include_router(ops)
     app.mount("/static", StaticFiles(directory=app.state.static), "static")
     swagger = Path(str(files(fastapi_offline))) / "static"

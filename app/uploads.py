@@ -64,6 +64,24 @@ async def read_upload(request: Request, settings: Settings) -> Upload:
     return Upload(image or None, fields)  # a form sent without choosing a file has an empty one
 
 
+async def read_body(request: Request, settings: Settings) -> bytes:
+    """The whole body of a request that is no form, within the limits of one.
+
+    Raises HTTPException 400 (broke off), 408 (too slow), 413 (too large).
+    """
+    limit_mb, timeout_s = settings.max_upload_mb, settings.upload_timeout_s
+    try:
+        async with asyncio.timeout(timeout_s):
+            chunks = _limited(request, int(limit_mb * 2**20), limit_mb)
+            return b"".join([chunk async for chunk in chunks])
+    except TimeoutError as error:
+        raise HTTPException(
+            408, f"The upload took more than {timeout_s:g} s.", {"Connection": "close"}
+        ) from error
+    except ClientDisconnect as error:
+        raise HTTPException(400, "The upload broke off.") from error
+
+
 async def _parsed(parser: MultiPartParser, timeout_s: float) -> FormData:
     """The whole form. Raises HTTPException 400, 408."""
     try:

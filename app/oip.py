@@ -1,0 +1,265 @@
+"""The Open Inference Protocol's JSON: from a request's tensor to a photo, from maps to tensors.
+
+https://github.com/kserve/open-inference-protocol, version 2, REST. Numbers travel as JSON, row by
+row; a reader of nested lists finds them, too, in a request.
+"""
+
+import base64
+import binascii
+import io
+import math
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import HTTPException
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cbam.explain.explanation import Explanation
+from cbam.model import Model
+
+INPUT = "image"
+PROBABILITIES, HEATMAP, LABELS = "probabilities", "heatmap", "labels"
+ALWAYS = (PROBABILITIES, HEATMAP)  # the outputs of a request that names none
+PLATFORM = "pytorch_safetensors"
+Size = Annotated[int, Field(ge=0)]
+
+
+class TensorInfo(BaseModel):
+    """A tensor without its values; -1 is a size that varies."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class Tensor(TensorInfo):
+    """A tensor of an answer, its values row by row."""
+
+    data: list[Any]
+
+
+class InputTensor(BaseModel):
+    """A tensor of a request. Its own parameters are other servers' business."""
+
+    name: str
+    shape: list[Size] = Field(max_length=8)
+    datatype: str
+    data: Any
+
+
+class OutputName(BaseModel):
+    """One output that is asked for."""
+
+    name: str
+
+
+class Parameters(BaseModel):
+    """What to explain, and how: the fields of /api/v1/explain."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    target: int | str | None = None
+    method: str = "gradcam"
+    layer: str | None = None
+    binary_data_output: bool = False  # Triton's clients say it; the answer is JSON all the same
+
+
+class InferRequest(BaseModel):
+    """Body of /infer."""
+
+    id: str | None = None
+    parameters: Parameters = Parameters()
+    inputs: list[InputTensor] = Field(min_length=1, max_length=1)
+    outputs: list[OutputName] = Field([], max_length=1000)
+
+
+class Server(BaseModel):
+    """Answer of /v2."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class ModelMetadata(BaseModel):
+    """Answer of /v2/models/{name}."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorInfo]
+    outputs: list[TensorInfo]
+
+
+class InferResponse(BaseModel):
+    """Answer of /infer. Without an `id` in the request there is none here."""
+
+    model_name: str
+    model_version: str
+    id: str | None = None
+    parameters: dict[str, str | int]
+    outputs: list[Tensor]
+
+
+def version(model: Model) -> str:
+    """A model's one version: the first digits of its weights' SHA-256; "1" if it has none."""
+    return model.card.weights_sha256[:12] or "1"
+
+
+def metadata(model: Model) -> ModelMetadata:
+    """What goes into a model and what comes out; gates' maps and labels on request only."""
+    classes = len(model.card.labels)
+    return ModelMetadata(
+        name=model.name,
+        versions=[version(model)],
+        platform=PLATFORM,
+        inputs=[TensorInfo(name=INPUT, datatype="BYTES", shape=[1])],
+        outputs=[
+            TensorInfo(name=PROBABILITIES, datatype="FP32", shape=[1, classes]),
+            TensorInfo(name=HEATMAP, datatype="FP32", shape=[1, -1, -1]),
+            TensorInfo(name=LABELS, datatype="BYTES", shape=[1, classes]),
+            *(
+                TensorInfo(
+                    name=name,
+                    datatype="FP32",
+                    shape=[1, -1] if name.endswith(".channel") else [1, -1, -1],
+                )
+                for name in gate_names(model)
+            ),
+        ],
+    )
+
+
+def gate_names(model: Model) -> list[str]:
+    """Names of a model's gate maps: `layer1.0.channel`, `layer1.0.spatial`, ..."""
+    cut = model.split()
+    return [*cut.trunk_gates, *cut.head_gates]
+
+
+def parse(body: bytes) -> tuple[InferRequest, bytes]:
+    """A request's JSON, and the photo in it as a file's bytes.
+
+    Raises HTTPException 400 if it is no such request, or its tensor no photo.
+    """
+    try:
+        asked = InferRequest.model_validate_json(body)
+    except ValidationError as error:
+        findings = error.errors(include_input=False, include_url=False)[:3]
+        raise HTTPException(400, " ".join(_sentence(finding) for finding in findings)) from None
+    return asked, _photo(asked.inputs[0])
+
+
+def wanted(asked: InferRequest, model: Model) -> list[str]:
+    """Names of the outputs that are asked for. Raises HTTPException 400 for one there is not."""
+    names = list(dict.fromkeys(output.name for output in asked.outputs)) or list(ALWAYS)
+    known = [output.name for output in metadata(model).outputs]
+    for name in names:
+        if name not in known:
+            raise HTTPException(
+                400, f"'{model.name}' has no output '{name[:80]}'. Known: {', '.join(known)}."
+            )
+    return names
+
+
+def response(
+    asked: InferRequest, model: Model, names: Sequence[str], explanation: Explanation
+) -> InferResponse:
+    """The answer with these outputs. The explanation has a probability for every class."""
+    return InferResponse(
+        model_name=model.name,
+        model_version=version(model),
+        id=asked.id,
+        parameters={
+            "target": explanation.target.index,
+            "label": explanation.target.label,
+            "method": explanation.method,
+            "layer": explanation.layer,
+        },
+        outputs=[_output(name, model, explanation) for name in names],
+    )
+
+
+def _output(name: str, model: Model, explanation: Explanation) -> Tensor:
+    labels = list(model.card.labels)
+    if name == LABELS:
+        return Tensor(name=name, datatype="BYTES", shape=[1, len(labels)], data=labels)
+    if name == PROBABILITIES:
+        values = np.zeros(len(labels), np.float32)
+        for each in explanation.predictions:
+            values[each.index] = each.probability
+    elif name == HEATMAP:
+        values = explanation.heatmap
+    else:
+        block, _, kind = name.rpartition(".")
+        maps = next(each for each in explanation.attention if each.block == block)
+        values = getattr(maps, kind)
+    return Tensor(
+        name=name, datatype="FP32", shape=[1, *values.shape], data=values.ravel().tolist()
+    )
+
+
+def _photo(tensor: InputTensor) -> bytes:
+    """The one image of a tensor, as a file: what came in BYTES, else a PNG of the pixels."""
+    if tensor.name != INPUT:
+        raise HTTPException(400, f"The input is called '{tensor.name[:80]}'; call it '{INPUT}'.")
+    if tensor.datatype == "BYTES":
+        return _file(tensor)
+    if tensor.datatype in ("UINT8", "FP32"):
+        return _png(_pixels(tensor))
+    raise HTTPException(
+        400,
+        f"The input is {tensor.datatype[:20]}. Send BYTES (base64 of a JPEG, PNG or WebP file), "
+        "UINT8 (0 to 255) or FP32 (0 to 1).",
+    )
+
+
+def _file(tensor: InputTensor) -> bytes:
+    """The bytes behind the one base64 text of a BYTES tensor."""
+    text = tensor.data
+    while isinstance(text, list) and len(text) == 1:
+        text = text[0]
+    if math.prod(tensor.shape) != 1 or not isinstance(text, str):
+        raise HTTPException(
+            400, "A BYTES input holds one image: shape [1], data of one base64 text."
+        )
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise HTTPException(400, "The data are no base64 of an image file.") from None
+
+
+def _pixels(tensor: InputTensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The pixels (H, W, 3) of a numeric tensor."""
+    shape = tensor.shape
+    if len(shape) != 4 or shape[0] != 1 or shape[3] != 3 or 0 in shape:
+        raise HTTPException(400, f"The shape is {shape}. Send one image as [1, height, width, 3].")
+    try:
+        values = np.asarray(tensor.data)
+    except (ValueError, OverflowError):
+        values = np.asarray(None)
+    kinds, most = ("iu", 255) if tensor.datatype == "UINT8" else ("iuf", 1)
+    if values.dtype.kind not in kinds or values.size != math.prod(shape):
+        raise HTTPException(
+            400,
+            f"The data are not the {math.prod(shape):,} {tensor.datatype} numbers of the shape "
+            f"{shape}.",
+        )
+    if not (values.min() >= 0 and values.max() <= most):  # NaN is neither
+        raise HTTPException(400, f"The data of a {tensor.datatype} image go from 0 to {most}.")
+    levels = values if most == 255 else np.rint(values * 255)
+    return levels.astype(np.uint8).reshape(shape[1:])
+
+
+def _png(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
+    """Without loss, so that pixels go the way of every upload, its limits included."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _sentence(finding: Any) -> str:
+    """One of pydantic's findings, without what came: that may be megabytes."""
+    place = ".".join(str(part) for part in finding["loc"])[:80] or "The body"
+    return f"{place}: {finding['msg'][:200]}."
