@@ -41,7 +41,8 @@ class ChannelGate(nn.Module):
         elif self.pool == "max":
             logits = self.mlp(x.amax(dim=(2, 3)))
         else:
-            logits = self.mlp(x.mean(dim=(2, 3))) + self.mlp(x.amax(dim=(2, 3)))
+            pooled = torch.stack((x.mean(dim=(2, 3)), x.amax(dim=(2, 3))))  # (2, N, C)
+            logits = self.mlp(pooled).sum(dim=0)  # one run of the MLP for both
         return torch.sigmoid(logits).unsqueeze(-1).unsqueeze(-1)  # (N, C, 1, 1)
 
 
