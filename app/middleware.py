@@ -1,6 +1,7 @@
 """What every answer carries: a request id, and headers that keep a browser from doing more."""
 
 import asyncio
+import re
 import uuid
 from collections.abc import Sequence
 
@@ -33,6 +34,10 @@ HEADERS = {
 }
 
 
+# What a proxy's id may be: it is written to logs and into answers.
+REQUEST_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{7,63}")
+
+
 def guards(request_id: str) -> dict[str, str]:
     """What every answer carries, those included that never reach the app."""
     return {**HEADERS, "X-Request-ID": request_id, "Cache-Control": "no-store"}
@@ -56,7 +61,7 @@ class Guard:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        request_id = uuid.uuid4().hex
+        request_id = _request_id(scope)
         extra: dict[str, str] = {}
         scope.setdefault("state", {}).update(request_id=request_id, headers=extra)
         self._mount(scope)
@@ -110,6 +115,12 @@ class Guard:
             host == known or (known.startswith("*.") and host.endswith(known[1:]))
             for known in self.trusted_hosts
         )
+
+
+def _request_id(scope: Scope) -> str:
+    """The id that came with the request, if it looks like one; else a new one."""
+    came = Headers(scope=scope).get("x-request-id", "")
+    return came if REQUEST_ID.fullmatch(came) else uuid.uuid4().hex
 
 
 def _without_port(host: str) -> str:
