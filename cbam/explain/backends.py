@@ -1,0 +1,261 @@
+"""Back ends: what runs a trunk. Heads stay in PyTorch, where the methods differentiate them.
+
+A back end takes a traced trunk and gives another callable of the same outputs: the activation, and
+every gate's map beside it. All but the one that says so compute in float32, and their answers
+differ from the plain trunk's by rounding only (TOLERANCE).
+"""
+
+import copy
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib import import_module
+from importlib.util import find_spec
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from cbam.errors import CBAMLensError, UnknownName
+from cbam.explain.fuse import Folded, fuse
+from cbam.explain.methods import heat_maps
+from cbam.explain.split import Split
+
+log = logging.getLogger("cbam_lens")
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A way to run a trunk, for menus and for making it."""
+
+    title: str  # what it computes with, in plain words
+    exact: bool  # float32: answers within TOLERANCE of the plain trunk's
+    missing: Callable[[], str]  # why it is not to be had on this machine; empty: it is
+    make: Callable[[fx.GraphModule, Tensor, Folded], nn.Module]  # trunk, images like those to come
+
+
+class Eager(nn.Module):
+    """The trunk in PyTorch, in fewer passes over memory."""
+
+    def __init__(self, trunk: fx.GraphModule, images: Tensor, folded: Folded) -> None:
+        super().__init__()
+        self.trunk = fuse(trunk, folded)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        outputs: tuple[Tensor, ...] = self.trunk(images)
+        return outputs
+
+
+class EagerBf16(nn.Module):
+    """The trunk in PyTorch with weights and activations of 16 bits. Not exact: a choice."""
+
+    def __init__(self, trunk: fx.GraphModule, images: Tensor, folded: Folded) -> None:
+        super().__init__()
+        self.trunk = copy.deepcopy(fuse(trunk, folded)).to(torch.bfloat16)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(output.float() for output in self.trunk(images.bfloat16()))
+
+
+class OpenVINO(nn.Module):
+    """The trunk compiled by OpenVINO for the CPU, in float32, for any batch of one image size.
+
+    Images of another size go through the plain trunk. Each call has an inference request of its
+    own, so any number of threads may call at once.
+    """
+
+    def __init__(self, trunk: fx.GraphModule, images: Tensor, folded: Folded) -> None:
+        super().__init__()
+        self.plain = trunk
+        self.side = images.shape[1:]
+        self._compiled = _openvino_model(trunk, images)
+        self._idle: SimpleQueue[Any] = SimpleQueue()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        if images.shape[1:] != self.side:
+            outputs: tuple[Tensor, ...] = self.plain(images)
+            return outputs
+        try:
+            request = self._idle.get_nowait()
+        except Empty:  # as many as there have ever been calls at once
+            request = self._compiled.create_infer_request()
+        try:
+            # Copies: the request's own tensors are overwritten by its next call.
+            found = request.infer([images.contiguous().numpy()], share_inputs=True)
+        finally:
+            self._idle.put(request)
+        return tuple(torch.from_numpy(found[output]) for output in self._compiled.outputs)
+
+
+def _openvino_model(trunk: fx.GraphModule, images: Tensor) -> Any:
+    """The trunk as OpenVINO's compiled model: float32, dynamic in the batch alone."""
+    openvino = import_module("openvino")  # an extra
+    decoders = import_module("openvino.frontend.pytorch.ts_decoder")
+    properties, hint = openvino.properties, openvino.properties.hint
+    # By the frontend and not by openvino.convert_model, which reports its use to Google Analytics.
+    frontend = openvino.frontend.FrontEndManager().load_by_framework("pytorch")
+    with warnings.catch_warnings():  # torch.jit.trace is deprecated; the decoder needs it
+        warnings.simplefilter("ignore")
+        decoder = decoders.TorchScriptPythonDecoder(trunk, example_input=(images.contiguous(),))
+    model = frontend.convert(frontend.load(decoder))
+    model.reshape({model.inputs[0]: openvino.PartialShape([-1, *images.shape[1:]])})
+    settings = {
+        hint.inference_precision(): openvino.Type.f32,  # its default is bf16 where the CPU has it
+        hint.performance_mode(): hint.PerformanceMode.LATENCY,
+        properties.inference_num_threads(): torch.get_num_threads(),
+    }
+    return openvino.Core().compile_model(model, "CPU", settings)
+
+
+class Compiled(nn.Module):
+    """The trunk on a GPU, compiled by torch.compile; images go there and its outputs come back."""
+
+    def __init__(
+        self,
+        trunk: fx.GraphModule,
+        images: Tensor,
+        folded: Folded,
+        device: str = "cuda",
+        compiler: Callable[[nn.Module], Callable[[Tensor], tuple[Tensor, ...]]] = torch.compile,
+    ) -> None:
+        super().__init__()
+        self.device = device
+        self.trunk = compiler(copy.deepcopy(fuse(trunk, folded)).to(device))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        # TF32, the default of convolutions, keeps 10 bits: too few for TOLERANCE.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            outputs = self.trunk(images.to(self.device, non_blocking=True))
+        return tuple(output.to("cpu") for output in outputs)
+
+
+def _nothing_missing() -> str:
+    return ""
+
+
+def _openvino_missing() -> str:
+    if find_spec("openvino") is None:
+        return "OpenVINO is not installed; `pip install cbam-lens[openvino]` brings it"
+    return ""
+
+
+def _gpu_missing() -> str:
+    return "" if torch.cuda.is_available() else "PyTorch finds no CUDA GPU here"
+
+
+BACKENDS: dict[str, Backend] = {
+    "eager": Backend("PyTorch, float32", True, _nothing_missing, Eager),
+    "eager-bf16": Backend("PyTorch, bfloat16: approximate", False, _nothing_missing, EagerBf16),
+    "openvino": Backend("OpenVINO on the CPU, float32", True, _openvino_missing, OpenVINO),
+    "compile": Backend("torch.compile on a CUDA GPU, float32", True, _gpu_missing, Compiled),
+}
+AUTO = "auto"
+FASTEST_FIRST = ("compile", "openvino", "eager")  # what AUTO tries, in this order
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far a back end's answers are from the plain trunk's, over some images."""
+
+    logits: float  # largest |difference|
+    maps: float  # largest |difference| of gate maps, and of Grad-CAM maps scaled to [0, 1]
+    top1: float  # share of images with the same top class
+
+    def __bool__(self) -> bool:
+        """Whether it is close enough."""
+        return self.logits <= TOLERANCE.logits and self.maps <= TOLERANCE.maps and self.top1 == 1
+
+    def __and__(self, other: "Parity") -> "Parity":
+        """The worse of both in each respect; `top1` as if both had as many images."""
+        return Parity(
+            max(self.logits, other.logits),
+            max(self.maps, other.maps),
+            (self.top1 + other.top1) / 2,
+        )
+
+
+TOLERANCE = Parity(logits=1e-3, maps=0.01, top1=1.0)
+
+
+def parity(plain: Split, fast: Split, images: Tensor) -> Parity:
+    """Compare two trunks of one cut on images (N, 3, H, W)."""
+    activation, maps = plain.run_trunk(images)
+    fast_activation, fast_maps = fast.run_trunk(images)
+    with torch.inference_mode():
+        logits, _ = plain.run_head(activation)
+        fast_logits, _ = plain.run_head(fast_activation)
+    top = logits.argmax(dim=1)
+    worst = max((float((maps[name] - fast_maps[name]).abs().max()) for name in maps), default=0.0)
+    for row, index in enumerate(top.tolist()):
+        heat, fast_heat = (
+            _scaled(heat_maps(plain, each[row : row + 1], [index]))
+            for each in (activation, fast_activation)
+        )
+        worst = max(worst, float((heat - fast_heat).abs().max()))
+    return Parity(
+        float((logits - fast_logits).abs().max()),
+        worst,
+        float((top == fast_logits.argmax(dim=1)).float().mean()),
+    )
+
+
+def _scaled(heat: Tensor) -> Tensor:
+    """A heat map over its own range: [0, 1]; zero where there is no positive evidence."""
+    peak = heat.max()
+    return heat / peak if peak > 0 else heat
+
+
+def check_backend(name: str) -> None:
+    """Raises UnknownName if there is no such back end, or if it is not to be had here."""
+    if name == AUTO:
+        return
+    if name not in BACKENDS:
+        raise UnknownName.of("back end", name, (AUTO, *BACKENDS))
+    missing = BACKENDS[name].missing()
+    if missing:
+        able = ", ".join(known for known, backend in BACKENDS.items() if not backend.missing())
+        raise UnknownName(f"Back end '{name}' cannot be used: {missing}. Here work: {able}.")
+
+
+def accelerate(
+    cut: Split, name: str, side_px: int, folded: Folded | None = None
+) -> tuple[Split, str]:
+    """The cut with its trunk in a back end, for images of `side_px`, and that back end's name.
+
+    "auto" is the fastest that is here and whose answers to a test picture are the plain trunk's.
+    Raises UnknownName.
+    """
+    check_backend(name)
+    folded = {} if folded is None else folded
+    picture = _test_picture(side_px)
+    if name != AUTO:
+        return _in_backend(cut, name, picture, folded), name
+    for candidate in FASTEST_FIRST[:-1]:
+        if BACKENDS[candidate].missing():
+            continue
+        try:
+            fast = _in_backend(cut, candidate, picture, folded)
+            found = parity(cut, fast, picture)
+        except Exception as error:  # whatever another library makes of this network or machine
+            log.warning("Back end %s is passed over: %s", candidate, error)
+            continue
+        if found:
+            return fast, candidate
+        log.warning("Back end %s is passed over: its answers differ, %s", candidate, found)
+    return _in_backend(cut, FASTEST_FIRST[-1], picture, folded), FASTEST_FIRST[-1]
+
+
+def _in_backend(cut: Split, name: str, images: Tensor, folded: Folded) -> Split:
+    if not isinstance(cut.trunk, fx.GraphModule):
+        raise CBAMLensError(f"The trunk up to '{cut.layer}' runs in a back end already.")
+    with torch.no_grad():
+        return replace(cut, trunk=BACKENDS[name].make(cut.trunk, images, folded))
+
+
+def _test_picture(side_px: int) -> Tensor:
+    """Two smooth random pictures as a network sees them: (2, 3, side_px, side_px)."""
+    blobs = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    pictures = nn.functional.interpolate(blobs, size=(side_px, side_px), mode="bicubic")
+    return pictures.to(memory_format=torch.channels_last)
