@@ -1,0 +1,67 @@
+"""The app under our server on a real port, in a thread, for tests that need sockets.
+
+PYTEST_DONT_REWRITE: see app_fixtures.
+"""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from fastapi import FastAPI
+
+from app.server import Server
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that runs in a thread."""
+
+    port: int
+    server: Server
+    thread: threading.Thread
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+
+    def stop(self) -> None:
+        """Begin to drain, as a signal does in the main thread."""
+        self.server.should_exit = True
+
+
+@contextmanager
+def running(app: FastAPI, parser: str = "") -> Iterator[Running]:
+    """The app on a free port, ready. Drained at the end."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        server = Server(app, parser, log_level="warning")
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        served = Running(listening.getsockname()[1], server, thread)
+        try:
+            end = time.monotonic() + 30
+            while not (server.started and app.state.engine.ready):
+                assert time.monotonic() < end, "not ready after 30 s"
+                time.sleep(0.02)
+            yield served
+        finally:
+            served.stop()
+            thread.join(30)
+            assert not thread.is_alive(), "the server does not end"
+
+
+def rest_of(client: socket.socket) -> tuple[bytes, float]:
+    """What comes until the server closes, and the seconds until then."""
+    began, received = time.monotonic(), b""
+    try:
+        while chunk := client.recv(65536):
+            received += chunk
+    except ConnectionResetError:
+        pass  # closed with something of ours unread
+    return received, time.monotonic() - began
