@@ -15,6 +15,10 @@ def _empty_is_absent(value: Any) -> Any:
 
 
 Text = Annotated[Annotated[str, Field(max_length=200)] | None, BeforeValidator(_empty_is_absent)]
+# All blocks of a ResNet-101 have room in it.
+LayersText = Annotated[
+    Annotated[str, Field(max_length=500)] | None, BeforeValidator(_empty_is_absent)
+]
 
 
 class Fields(BaseModel):
@@ -22,16 +26,21 @@ class Fields(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    models: list[str] = Field([], description="names of models; default: the default family")
+    models: list[str] = Field(
+        [], max_length=8, description="names of models; default: the default family"
+    )
     family: Text = Field(None, description="a family, where no models are named")
 
     @classmethod
     def values(cls, upload: Upload) -> dict[str, Any]:
-        """The upload's fields as this model takes them: only `models` may be repeated."""
-        return {
-            name: values if name == "models" else values[-1]
-            for name, values in upload.fields.items()
-        }
+        """The upload's fields as this model takes them: `models` and `layer` may be repeated."""
+        repeated: dict[str, Any] = {}
+        for name, values in upload.fields.items():
+            if name == "layer":
+                repeated[name] = ",".join(filter(None, values))
+            else:
+                repeated[name] = values if name == "models" else values[-1]
+        return repeated
 
     def wanted(self, default_family: list[str]) -> list[str]:
         """Names of the models to ask; none: the whole family."""
@@ -62,10 +71,21 @@ class TargetFields(Fields):
         None, description="class index or label; default: the first model's top class"
     )
     method: str = Field("gradcam", description="a CAM method's name, see /api/v1/methods")
-    layer: Text = Field(None, description="a block's name, see /api/v1/models; default: the last")
+    layer: LayersText = Field(
+        None,
+        description="a block's name, see /api/v1/models; several, repeated or with commas between: "
+        "the mean of their maps; default: the last",
+    )
+    versus: Text = Field(
+        None,
+        description="for methods that contrast the target with another class: index or label of "
+        "that class; default: the classes that come closest",
+    )
 
     def options(self) -> Options:
-        return Options(self.target, self.method, self.layer, top_k=1, attention=False)
+        return Options(
+            self.target, self.method, self.layer, top_k=1, attention=False, versus=self.versus
+        )
 
 
 class ExplainFields(TargetFields):
@@ -75,7 +95,9 @@ class ExplainFields(TargetFields):
     attention: bool = Field(True, description="gate maps too")
 
     def options(self) -> Options:
-        return Options(self.target, self.method, self.layer, self.top_k, self.attention)
+        return Options(
+            self.target, self.method, self.layer, self.top_k, self.attention, self.versus
+        )
 
 
 class HeatmapFields(TargetFields):

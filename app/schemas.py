@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from cbam.explain.explanation import Explanation, Floats
-from cbam.explain.methods import METHODS
+from cbam.explain.methods import METHODS, CostClass
 from cbam.explain.methods import Method as CAMMethod
 from cbam.model import Model
 
@@ -98,7 +98,7 @@ class ModelExplanation(BaseModel):
     model: str
     predictions: list[Prediction]
     target_probability: float
-    layer: str
+    layer: str = Field(description="several with commas between: the maps are their mean")
     view: View
     heatmaps: list[ClassMap] = Field(description="the target's first, then those that came free")
     attention: list[BlockMaps]
@@ -114,7 +114,7 @@ class ImageInfo(BaseModel):
 
 
 class Target(BaseModel):
-    """The class that every heat map explains."""
+    """A class that every heat map explains, or contrasts the explained one with."""
 
     index: int
     label: str
@@ -126,6 +126,7 @@ class Explained(BaseModel):
     image: ImageInfo
     target: Target
     method: str
+    versus: list[Target] = Field(description="classes that the target was contrasted with")
     results: list[ModelExplanation]
 
 
@@ -184,6 +185,11 @@ class MethodInfo(BaseModel):
     paper: str
     note: str
     cost: str
+    cost_class: CostClass = Field(
+        description="low: about a forward pass; medium: a pass through the head for each channel; "
+        "high: a pass through the whole network for each channel"
+    )
+    versus: bool = Field(description="contrasts the target with other classes")
 
 
 class Methods(BaseModel):
@@ -237,6 +243,7 @@ def explained(
         image=image_info(upload, first),
         target=Target(index=first.target.index, label=first.target.label),
         method=first.method,
+        versus=[Target(index=item.index, label=item.label) for item in first.versus],
         results=[
             ModelExplanation(
                 model=each.model,
@@ -306,7 +313,13 @@ def model_info(model: Model) -> ModelInfo:
 def method_info(name: str, method: CAMMethod) -> MethodInfo:
     """A method as /methods shows it."""
     return MethodInfo(
-        name=name, title=method.title, paper=method.paper, note=method.note, cost=method.cost
+        name=name,
+        title=method.title,
+        paper=method.paper,
+        note=method.note,
+        cost=method.cost,
+        cost_class=method.cost_class,
+        versus=method.versus,
     )
 
 

@@ -1,6 +1,8 @@
 """A model: trained weights and their card, ready to explain."""
 
 import threading
+from collections import OrderedDict
+from collections.abc import Sequence
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -18,6 +20,7 @@ from cbam.explain.split import Split, split
 from cbam.images import decode, upright_rgb
 
 ATTENTION_ORDER = ("none", "se", "cbam")  # how a family is shown
+SPLITS_KEPT = 64  # a model's cuts; anyone may ask for any set of layers
 
 
 class Model:
@@ -27,7 +30,7 @@ class Model:
         self.card = card
         self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.layers = blocks(network)
-        self._splits: dict[str, Split] = {}
+        self._splits: OrderedDict[tuple[str, ...], Split] = OrderedDict()  # last used last
         self._lock = threading.Lock()
 
     @property
@@ -40,29 +43,48 @@ class Model:
         """Number of trained parameters."""
         return sum(parameter.numel() for parameter in self.network.parameters())
 
-    def split(self, layer: str) -> Split:
-        """The network cut behind the block `layer`; made once and kept. Raises UnknownName."""
-        if layer not in self.layers:
-            raise UnknownName.of(f"layer of '{self.name}'", layer, self.layers)
+    def chosen_layers(self, layer: str | Sequence[str] | None) -> tuple[str, ...]:
+        """The layers meant by a name, several, or several in one string with commas between.
+
+        In the network's order, each once; none: the last block. Raises UnknownName.
+        """
+        given = [layer] if isinstance(layer, str) else layer or []
+        names = [name.strip() for each in given for name in each.split(",") if name.strip()]
+        for name in names:
+            if name not in self.layers:
+                raise UnknownName.of(f"layer of '{self.name}'", name, self.layers)
+        return tuple(name for name in self.layers if name in names) or (self.layers[-1],)
+
+    def split(self, layer: str | Sequence[str] | None = None) -> Split:
+        """The network cut behind a block, or behind the last of several; made once and kept.
+
+        Layers are named as for `chosen_layers`. Raises UnknownName.
+        """
+        layers = self.chosen_layers(layer)
         with self._lock:
-            if layer not in self._splits:  # at most one a block, so the table is bounded
-                self._splits[layer] = split(self.network, layer)
-            return self._splits[layer]
+            if layers not in self._splits:
+                self._splits[layers] = split(self.network, layers)
+                if len(self._splits) > SPLITS_KEPT:
+                    self._splits.popitem(last=False)
+            self._splits.move_to_end(layers)
+            return self._splits[layers]
 
     def explain(
         self,
         photo: str | Path | bytes | Image.Image,
         target: int | str | None = None,
         method: str = "gradcam",
-        layer: str | None = None,
+        layer: str | Sequence[str] | None = None,
         top_k: int = 5,
+        versus: int | str | None = None,
     ) -> Explanation:
         """Predictions, heat map and gate maps for a photo (a path, a file's bytes or a PIL image).
 
         `target` is the class to explain (index or label; the top class by default), `method` a name
-        in METHODS, `layer` a block (`layer4.1`; the last by default). Raises BadImage, UnknownName.
+        in METHODS, `layer` a block (`layer4.1`; the last by default) or several, whose maps are
+        averaged, `versus` the class that "finercam" contrasts with. Raises BadImage, UnknownName.
         """
-        options = Options(target, method, layer, top_k)
+        options = Options(target, method, layer, top_k, versus=versus)
         return explain([self], open_photo(photo), options)[0]
 
 

@@ -102,7 +102,8 @@ def test_methods_lists_the_table(client: TestClient) -> None:
     methods = client.get("/api/v1/methods").json()["methods"]
     assert [method["name"] for method in methods] == list(METHODS)
     for method in methods:
-        assert set(method) == {"name", "title", "paper", "note", "cost"}
+        assert method.pop("versus") is (method["name"] == "finercam")
+        assert set(method) == {"name", "title", "paper", "note", "cost", "cost_class"}
         assert method["paper"].startswith("https://")
         assert all(method.values())
 
@@ -124,13 +125,14 @@ def test_limits_are_those_that_are_set_and_tell_nothing_of_the_machine(
 
 def test_explain_has_the_documented_shape(client: TestClient, jpeg: bytes) -> None:
     answer = explain(client, jpeg)
-    assert set(answer) == {"image", "target", "method", "results"}
+    assert set(answer) == {"image", "target", "method", "versus", "results"}
     assert answer["image"] == {
         "width": 160,
         "height": 120,
         "sha256": hashlib.sha256(jpeg).hexdigest(),
     }
     assert answer["method"] == "gradcam"
+    assert answer["versus"] == []
     assert answer["target"] == {
         "index": answer["target"]["index"],
         "label": LABELS[answer["target"]["index"]],
@@ -287,11 +289,27 @@ def test_every_method_answers_at_a_late_and_an_early_layer(
         assert (map_ >= 0).all()
 
 
-def test_a_method_other_than_gradcam_explains_the_target_only(
+def test_a_method_without_a_closed_form_explains_the_target_only(
     client: TestClient, jpeg: bytes
 ) -> None:
-    for result in explain(client, jpeg, method="hirescam", target="b")["results"]:
+    for result in explain(client, jpeg, method="layercam", target="b")["results"]:
         assert [heatmap["label"] for heatmap in result["heatmaps"]] == ["b"]
+
+
+def test_the_classes_that_were_contrasted_with_are_told(client: TestClient, jpeg: bytes) -> None:
+    answer = explain(client, jpeg, method="finercam", target="b", versus="d")
+    assert answer["versus"] == [{"index": 3, "label": "d"}]
+    answer = explain(client, jpeg, method="finercam", target="b")
+    assert len(answer["versus"]) == 3
+
+
+def test_several_layers_are_answered_with_one_map(client: TestClient, jpeg: bytes) -> None:
+    repeated = explain(client, jpeg, layer=["layer4.1", "layer3.0"], target="b")
+    with_commas = explain(client, jpeg, layer="layer3.0,layer4.1", target="b")
+    for one, other in zip(repeated["results"], with_commas["results"], strict=True):
+        assert one["layer"] == other["layer"] == "layer3.0,layer4.1"
+        assert one["heatmaps"][0]["map"]["shape"] == [64, 64]
+        assert one["heatmaps"] == other["heatmaps"]
 
 
 def test_query_parameters_and_form_fields_mean_the_same(client: TestClient, jpeg: bytes) -> None:

@@ -99,7 +99,10 @@ def test_at_the_last_layer_the_top_classes_maps_come_free_and_are_the_asked_ones
         np.testing.assert_array_equal(item.map, alone)
 
 
-@pytest.mark.parametrize(("method", "layer"), [("hirescam", None), ("gradcam", "layer3.1")])
+@pytest.mark.parametrize(
+    ("method", "layer"),
+    [("layercam", None), ("gradcam", "layer3.1"), ("gradcam", "layer3.1,layer4.1")],
+)
 def test_elsewhere_only_the_targets_map_is_computed(
     make_model: MakeModel, make_photo: MakePhoto, method: str, layer: str | None
 ):
@@ -117,7 +120,8 @@ def test_a_heat_map_is_the_methods_raw_map(
     cut = model.split("layer3.0")
     activation, _ = cut.run_trunk(model.card.preprocess(photo).unsqueeze(0))
     np.random.seed(0)
-    expected = heat_maps(cut, activation, [1], method)[0].numpy()
+    image = model.card.preprocess(photo).unsqueeze(0)
+    expected = heat_maps(cut, activation, [1], method, image=image)[0].numpy()
     assert (explanation.method, explanation.layer) == (method, "layer3.0")
     assert explanation.heatmap.shape == (4, 4)
     assert explanation.heatmap.dtype == np.float32
@@ -206,6 +210,9 @@ def test_models_of_different_classes_are_not_compared(make_model: MakeModel, mak
         (Options(method="gradcan"), "gradcam, hirescam"),
         (Options(layer="layer9.9"), r"layer1\.0, .*layer4\.1"),
         (Options(layer="layer1.0.conv1"), r"layer1\.0, .*layer4\.1"),
+        (Options(layer="layer4.1,layer9.9"), r"'layer9\.9'.* layer1\.0, .*layer4\.1"),
+        (Options(method="finercam", versus="zebra"), "0 tench, 1 church"),
+        (Options(versus="church"), "'gradcam' explains a class by itself.*'church'.*finercam"),
         (Options(target="zebra"), "0 tench, 1 church"),
         (Options(target=5), "4 French horn"),
         (Options(target=-1), "0 tench"),
@@ -219,6 +226,67 @@ def test_unknown_names_are_refused_with_those_that_there_are(
         check(models, options)
     with pytest.raises(UnknownName, match=known):
         explain(models, make_photo(), options)
+
+
+@pytest.mark.parametrize("method", ["gradcam", "layercam", "scorecam"])
+def test_the_map_of_several_layers_is_the_packages_mean_of_their_maps(
+    make_model: MakeModel, make_photo: MakePhoto, method: str
+):
+    grad_cam = pytest.importorskip("pytorch_grad_cam")
+    from pytorch_grad_cam.utils.image import scale_cam_image
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    package_class = {"gradcam": "GradCAM", "layercam": "LayerCAM", "scorecam": "ScoreCAM"}[method]
+    model, photo = make_model(seed=1), make_photo()
+    found = model.explain(photo, target=0, method=method, layer="layer4.1,layer3.0")
+    assert found.layer == "layer3.0,layer4.1"
+    assert found.heatmap.shape == (64, 64)  # the model's input
+    assert found.heatmap.max() > 0.4
+    blocks = [model.network.layer3[0], model.network.layer4[1]]
+    batch = model.card.preprocess(photo).unsqueeze(0).requires_grad_()
+    with getattr(grad_cam, package_class)(model.network, blocks) as cam:
+        expected = cam(batch, [ClassifierOutputTarget(0)])
+    np.testing.assert_allclose(scale_cam_image(found.heatmap[None]), expected, atol=1e-4)
+
+
+def test_all_models_contrast_with_the_same_classes(make_model: MakeModel, make_photo: MakePhoto):
+    models = [make_model(attention, seed=seed) for seed, attention in enumerate(ATTENTION)]
+    alone = [model.explain(make_photo(), method="finercam", target=1) for model in models]
+    rivals = [[item.label for item in answer.versus] for answer in alone]
+    assert len({tuple(labels) for labels in rivals}) > 1  # they differ, so the test tells
+    assert all(len(labels) == 3 and "church" not in labels for labels in rivals)
+    for answer in explain(models, make_photo(), Options(method="finercam", target=1)):
+        assert [item.label for item in answer.versus] == rivals[0]
+    named = Options(method="finercam", target=1, versus="French horn")
+    for answer in explain(models, make_photo(), named):
+        assert [(item.index, item.label) for item in answer.versus] == [(4, "French horn")]
+
+
+def test_a_class_is_not_contrasted_with_itself(make_model: MakeModel, make_photo: MakePhoto):
+    model = make_model()
+    top = model.explain(make_photo()).target.label
+    for target in (top, None):
+        with pytest.raises(UnknownName, match=f"'{top}' cannot be contrasted with itself"):
+            model.explain(make_photo(), target, "finercam", versus=top)
+
+
+def test_only_a_method_that_contrasts_tells_with_what(make_model: MakeModel, make_photo: MakePhoto):
+    assert make_model().explain(make_photo()).versus == ()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("layer", ["layer1.0", "layer4.1", "layer2.1,layer4.1"])
+def test_every_method_answers_at_every_depth_of_every_attention(
+    make_model: MakeModel, make_photo: MakePhoto, method: str, layer: str
+):
+    models = [make_model(attention) for attention in ATTENTION]
+    for answer in explain(models, make_photo(), Options(method=method, layer=layer)):
+        assert answer.layer == layer
+        assert np.isfinite(answer.heatmap).all()
+        assert answer.heatmap.min() >= 0
+    for model in models:
+        assert all(p.grad is None and not p.requires_grad for p in model.network.parameters())
+        assert not any(module.training for module in model.network.modules())
 
 
 def test_a_path_bytes_and_a_picture_are_answered_alike(
@@ -330,6 +398,10 @@ MIXED = [
     Options(target=4, layer="layer3.0"),
     Options(top_k=2, attention=False),
     Options(method="layercam", layer="layer3.0"),
+    Options(layer="layer4.1,layer3.0"),
+    Options(method="finercam", layer=["layer3.0", "layer4.1"], target=2, versus=0),
+    Options(method="finercam", layer="layer3.0"),
+    Options(method="scorecam", target=1),
 ]
 
 
@@ -362,8 +434,8 @@ def test_questions_about_the_same_layer_share_a_trunk_pass_a_model(
 ):
     models = [make_model("none"), make_model("cbam")]
     passes = counted_passes(monkeypatch)
-    answers = explain_many(models, [(make_photo(seed), MIXED[seed]) for seed in range(5)])
-    assert sorted(passes) == [("layer3.0", 2)] * 2 + [("layer4.1", 3)] * 2
+    answers = explain_many(models, [(make_photo(seed), MIXED[seed]) for seed in range(7)])
+    assert sorted(passes) == [("layer3.0", 2)] * 2 + [("layer4.1", 2)] * 2 + [("layer4.1", 3)] * 2
     same_pass = [answers[row][0].timing_ms["trunk"] for row in (0, 1, 3)]
     assert len(set(same_pass)) == 1
 

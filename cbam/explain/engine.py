@@ -12,7 +12,9 @@ from torch import Tensor
 
 from cbam.errors import UnknownName
 from cbam.explain.explanation import BlockAttention, Explanation, Floats, HeatMap, Prediction
+from cbam.explain.formulas import mean_of_layers, rivals
 from cbam.explain.methods import METHODS, heat_maps
+from cbam.explain.split import Split
 
 if TYPE_CHECKING:
     from cbam.model import Model
@@ -24,9 +26,10 @@ class Options:
 
     target: int | str | None = None  # class index or label; None: the (first) model's top class
     method: str = "gradcam"
-    layer: str | None = None  # None: the last block
+    layer: str | Sequence[str] | None = None  # or several, "layer3.1,layer4.1"; None: the last
     top_k: int = 5  # predictions, and heat maps where they come free
     attention: bool = True  # gate maps too
+    versus: int | str | None = None  # for Finer-CAM: class to contrast with; None: the closest
 
 
 def explain(
@@ -36,7 +39,9 @@ def explain(
 ) -> list[Explanation]:
     """Ask every model about the same photo (upright RGB), for the same class.
 
-    Without a target it is the first model's top class, so that all maps answer one question.
+    Without a target it is the first model's top class, so that all maps answer one question; in the
+    same way, the classes that Finer-CAM contrasts with are the first model's. Of several layers,
+    the maps are scaled to [0, 1], enlarged to the image's size and averaged.
     Raises UnknownName for a method, layer or class that a model does not have, and if the models do
     not know the same classes.
     """
@@ -59,17 +64,19 @@ def explain_many(
     for each in asked:
         with each.own_failure():
             check(models, each.options)
-            if each.options.target is not None and models:
+            if models and each.options.target is not None:
                 each.target = models[0].card.class_index(each.options.target)
+            if models and each.options.versus is not None:
+                each.versus = (models[0].card.class_index(each.options.versus),)
     for model in models:
-        groups: dict[str, list[_Asked]] = {}
+        groups: dict[tuple[str, ...], list[_Asked]] = {}
         for each in asked:
             if each.error is None:
                 with each.own_failure():
                     each.image = model.card.preprocess(each.photo)
-                    groups.setdefault(each.options.layer or model.layers[-1], []).append(each)
-        for layer, group in groups.items():
-            _answer(model, layer, group)
+                    groups.setdefault(model.chosen_layers(each.options.layer), []).append(each)
+        for layers, group in groups.items():
+            _answer(model, layers, group)
     return [each.answers if each.error is None else each.error for each in asked]
 
 
@@ -83,10 +90,16 @@ def check(models: Sequence["Model"], options: Options) -> None:
                 f"'{models[0].name}' and '{model.name}' know different classes, so no class can be "
                 "explained for both. Compare models of one family."
             )
-        if options.layer is not None and options.layer not in model.layers:
-            raise UnknownName.of(f"layer of '{model.name}'", options.layer, model.layers)
-    if options.target is not None and models:
-        models[0].card.class_index(options.target)
+        model.chosen_layers(options.layer)
+    if options.versus is not None and not METHODS[options.method].versus:
+        able = ", ".join(name for name, method in METHODS.items() if method.versus)
+        raise UnknownName(
+            f"Method '{options.method}' explains a class by itself. To contrast it with "
+            f"'{str(options.versus)[:80]}', choose the method {able}."
+        )
+    for name in (options.target, options.versus):
+        if name is not None and models:
+            models[0].card.class_index(name)
 
 
 @dataclass
@@ -96,6 +109,7 @@ class _Asked:
     photo: Image.Image
     options: Options
     target: int | None = None  # once known, the class that all models explain
+    versus: tuple[int, ...] = ()  # once known, the classes that all contrast it with
     image: Tensor | None = None  # (3, S, S), as the model at work sees the photo
     answers: list[Explanation] = field(default_factory=list)
     error: Exception | None = None
@@ -109,55 +123,76 @@ class _Asked:
             self.error = error
 
 
-def _answer(model: "Model", layer: str, group: Sequence[_Asked]) -> None:
+def _answer(model: "Model", layers: tuple[str, ...], group: Sequence[_Asked]) -> None:
     """Add the model's answer to every question of a group, from one trunk pass."""
     try:
-        cut = model.split(layer)
+        cut = model.split(layers)
         images = torch.stack([each.image for each in group if each.image is not None])
+        images = images.to(memory_format=torch.channels_last)
         started = time.perf_counter()
-        activation, maps = cut.run_trunk(images.to(memory_format=torch.channels_last))
+        activation, maps = cut.run_trunk(images)
         trunk_ms = (time.perf_counter() - started) * 1000
     except Exception as error:
         if len(group) == 1:
             group[0].error = error
         else:  # whoever is the reason must not take the others along
             for each in group:
-                _answer(model, layer, [each])
+                _answer(model, layers, [each])
         return
+    outputs = {**maps, cut.layer: activation}
     for row, each in enumerate(group):
-        mine = {name: value[row : row + 1] for name, value in maps.items()}
+        mine = {name: value[row : row + 1] for name, value in outputs.items()}
         with each.own_failure():
-            explanation = _explanation(
-                model, layer, each, activation[row : row + 1], mine, trunk_ms
+            each.answers.append(
+                _explanation(model, cut, each, images[row : row + 1], mine, trunk_ms)
             )
-            each.target = explanation.target.index
-            each.answers.append(explanation)
 
 
 def _explanation(
     model: "Model",
-    layer: str,
+    cut: Split,
     asked: _Asked,
-    activation: Tensor,
-    maps: Mapping[str, Tensor],
+    image: Tensor,
+    outputs: Mapping[str, Tensor],
     trunk_ms: float,
 ) -> Explanation:
-    """One model's answer to one question, from its row of the trunk's outputs."""
-    cut, options = model.split(layer), asked.options
+    """One model's answer to one question, from its row of the image and the trunk's outputs.
+
+    Settles the question's target and the classes to contrast it with, if they are still open.
+    """
+    options, labels = asked.options, model.card.labels
+    method = METHODS[options.method]
     started = time.perf_counter()
     with torch.inference_mode():
-        logits, head_maps = cut.run_head(activation)
+        logits, head_maps = cut.run_head(outputs[cut.layer])
         probabilities = logits[0].softmax(dim=0)
         top = probabilities.topk(min(options.top_k, len(probabilities))).indices.tolist()
-    index = top[0] if asked.target is None else asked.target
+    index = asked.target = top[0] if asked.target is None else asked.target
+    if method.versus and not asked.versus:
+        asked.versus = tuple(rivals(logits[0], index))
+    if index in asked.versus:
+        raise UnknownName(
+            f"'{labels[index]}' cannot be contrasted with itself: name another class."
+        )
     classes = [index]
-    if options.method == "gradcam" and cut.pooled_linear is not None:
+    if method.pooled is not None and cut.pooled_linear is not None and not cut.passed:
         classes += [other for other in top if other != index]  # these maps come free
-    heat = heat_maps(cut, activation, classes, options.method).numpy()
+    raw = [
+        heat_maps(
+            each,
+            outputs[each.layer],
+            classes,
+            options.method,
+            versus=asked.versus,
+            image=image,
+        )
+        for each in cut.cuts
+    ]
+    heat = (mean_of_layers(raw, image.shape[2:]) if cut.passed else raw[0]).numpy()
     head_ms = (time.perf_counter() - started) * 1000
 
     def prediction(which: int) -> Prediction:
-        return Prediction(which, model.card.labels[which], float(probabilities[which]))
+        return Prediction(which, labels[which], float(probabilities[which]))
 
     return Explanation(
         model=model.name,
@@ -166,13 +201,13 @@ def _explanation(
         predictions=tuple(prediction(which) for which in top),
         target=prediction(index),
         method=options.method,
-        layer=cut.layer,
+        layer=",".join(each.layer for each in cut.cuts),
         heatmaps=tuple(
-            HeatMap(which, model.card.labels[which], heat[position])
-            for position, which in enumerate(classes)
+            HeatMap(which, labels[which], heat[position]) for position, which in enumerate(classes)
         ),
-        attention=_attention({**maps, **head_maps}, model.layers) if options.attention else (),
+        attention=_attention({**outputs, **head_maps}, model.layers) if options.attention else (),
         timing_ms={"trunk": trunk_ms, "head": head_ms},
+        versus=tuple(prediction(which) for which in asked.versus),
     )
 
 

@@ -23,7 +23,10 @@ class Prediction:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """The heat map of one class: (h, w), raw, zero where nothing speaks for the class."""
+    """The heat map of one class: (h, w), raw, zero where nothing speaks for the class.
+
+    Of several layers it has the size of the model's input and values in [0, 1].
+    """
 
     index: int
     label: str
@@ -49,10 +52,11 @@ class Explanation:
     predictions: tuple[Prediction, ...]  # the most probable first
     target: Prediction  # the class explained
     method: str
-    layer: str
+    layer: str  # several: "layer3.1,layer4.1"
     heatmaps: tuple[HeatMap, ...]  # the target's first, then those that came free
     attention: tuple[BlockAttention, ...]  # empty if the model has no gates
     timing_ms: dict[str, float]  # "trunk", "head"
+    versus: tuple[Prediction, ...] = ()  # classes that the map contrasts the target with
 
     @property
     def heatmap(self) -> Floats:

@@ -6,7 +6,7 @@ gates behind the cut. Nothing is stored on a module, so any number of threads ma
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,8 @@ from torch import Tensor, fx, nn
 from cbam.attention import GATES
 from cbam.errors import UnknownName
 
-# "layer1.0.channel" -> (N, C, 1, 1), "layer1.0.spatial" -> (N, 1, h, w)
+# "layer1.0.channel" -> (N, C, 1, 1), "layer1.0.spatial" -> (N, 1, h, w); of a cut that passes
+# further layers, "layer3.1" -> that layer's activation (N, C, h, w), too
 Maps = Mapping[str, Tensor]
 
 _TRACING = threading.Lock()  # torch.fx patches nn.Module for the whole process while it traces
@@ -46,17 +47,27 @@ class Split:
     """A network as trunk and head, which share its parameters and its mode."""
 
     layer: str
-    trunk: nn.Module  # images (N, 3, H, W) -> (activation (N, C, h, w), *maps)
+    trunk: nn.Module  # images (N, 3, H, W) -> (activation (N, C, h, w), *maps, *passed ones')
     head: nn.Module  # activation -> (logits (N, classes), *maps)
     trunk_gates: tuple[str, ...]
     head_gates: tuple[str, ...]
     pooled_linear: nn.Linear | None  # set where the head is just average pooling and this layer
+    passed: tuple["Split", ...] = ()  # cuts at earlier layers, whose activations come out as well
+
+    @property
+    def cuts(self) -> tuple["Split", ...]:
+        """A cut for each layer that was asked for, in the network's order; this one is the last."""
+        return (*self.passed, self)
 
     def run_trunk(self, images: Tensor) -> tuple[Tensor, Maps]:
-        """Images (N, 3, H, W) -> activation (N, C, h, w), gate maps up to it. No gradient."""
+        """Images (N, 3, H, W) -> activation (N, C, h, w), gate maps up to it. No gradient.
+
+        Activations of the layers that it passes are in the maps, under their layers' names.
+        """
         with torch.inference_mode():
             activation, *maps = self.trunk(images)
-        return activation, dict(zip(self.trunk_gates, maps, strict=True))
+        names = (*self.trunk_gates, *(cut.layer for cut in self.passed))
+        return activation, dict(zip(names, maps, strict=True))
 
     def run_head(self, activation: Tensor) -> tuple[Tensor, Maps]:
         """Activation (N, C, h, w) -> logits (N, classes) and the gate maps behind it.
@@ -67,27 +78,44 @@ class Split:
         return logits, dict(zip(self.head_gates, maps, strict=True))
 
 
-def split(network: nn.Module, layer: str) -> Split:
+def split(network: nn.Module, layer: str | Sequence[str]) -> Split:
     """Cut `network` behind the module named `layer`. The network itself is left as it is.
 
-    Raises UnknownName if there is no such module, or if a path leads around its output.
+    Of several layers, the last in the network is where it is cut; the others are `passed`. Raises
+    UnknownName if there is no such module, or if a path leads around its output.
     """
     tracer = _Tracer()
     with _TRACING:
         graph = tracer.trace(network)
-    if layer not in tracer.outputs:
-        raise UnknownName.of("layer", layer, [name for name in tracer.outputs if name])
-    cut = tracer.outputs[layer]
+    layers = [layer] if isinstance(layer, str) else list(dict.fromkeys(layer))
+    for name in layers:
+        if name not in tracer.outputs:
+            raise UnknownName.of("layer", name, [known for known in tracer.outputs if known])
+    order = {node: position for position, node in enumerate(graph.nodes)}
+    *earlier, last = sorted(layers, key=lambda name: order[tracer.outputs[name]])
+    passed = [_cut(network, graph, tracer.outputs, name) for name in earlier]
+    return _cut(network, graph, tracer.outputs, last, passed)
+
+
+def _cut(
+    network: nn.Module,
+    graph: fx.Graph,
+    outputs: Mapping[str, fx.Node],
+    layer: str,
+    passed: Sequence[Split] = (),
+) -> Split:
+    """The traced network in two, behind the output of `layer`. Raises UnknownName."""
+    cut = outputs[layer]
     gates = {
-        _gate_name(path, GATES[type(module)]): tracer.outputs[path]
+        _gate_name(path, GATES[type(module)]): outputs[path]
         for path, module in network.named_modules()
         if type(module) in GATES
     }
-
     before = _ancestors(cut)
     trunk_gates = {name: node for name, node in gates.items() if node in before}
     head_gates = {name: node for name, node in gates.items() if node not in before}
-    trunk = _subgraph(network, graph, None, [cut, *trunk_gates.values()])
+    further = [outputs[each.layer] for each in passed]
+    trunk = _subgraph(network, graph, None, [cut, *trunk_gates.values(), *further])
     logits = next(node for node in graph.nodes if node.op == "output").args[0]
     head = _subgraph(network, graph, cut, [logits, *head_gates.values()])
     if head is None or trunk is None:
@@ -95,7 +123,15 @@ def split(network: nn.Module, layer: str) -> Split:
             f"Layer '{layer}' is no place to cut: a path from the image leads around it. "
             "Choose the output of a whole block."
         )
-    return Split(layer, trunk, head, tuple(trunk_gates), tuple(head_gates), _pooled_linear(head))
+    return Split(
+        layer,
+        trunk,
+        head,
+        tuple(trunk_gates),
+        tuple(head_gates),
+        _pooled_linear(head),
+        tuple(passed),
+    )
 
 
 def _gate_name(path: str, kind: str) -> str:

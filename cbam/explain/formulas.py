@@ -1,0 +1,190 @@
+"""CAM formulas from their papers: from a case (one image, one class) to a raw map (1, h, w).
+
+Every formula asks the head alone (Score-CAM: the trunk too), differentiates with
+`torch.autograd.grad` and sets no hook, so that threads may share the network.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cbam.explain.split import Split
+
+Score = Callable[[Tensor], Tensor]  # logits (classes,) -> the number to explain
+
+BATCH_FLOATS = 2**22  # of all activations in one batch: 16 MiB
+BATCH_IMAGES = 16  # a batch of whole images: as in the grad-cam package
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a method may look at."""
+
+    split: Split
+    activation: Tensor  # (1, C, h, w), the split's layer
+    index: int  # class to explain
+    versus: tuple[int, ...] = ()  # classes to contrast it with, for methods that do
+    image: Tensor | None = None  # (1, 3, H, W), for methods that mask it
+
+    def gradient(self, score: Score | None = None) -> tuple[Tensor, Tensor]:
+        """Activation and the gradient of a score, by default the class's logit; (1, C, h, w)."""
+        with torch.enable_grad():
+            leaf = self.leaf()
+            # grad, not backward: the shared parameters collect nothing.
+            (gradient,) = torch.autograd.grad(self.score(leaf, score), leaf)
+        return leaf.detach(), gradient
+
+    def leaf(self) -> Tensor:
+        """The activation as a tensor of this call's own that collects gradients."""
+        return self.activation.clone().requires_grad_()  # out of inference mode
+
+    def score(self, activation: Tensor, score: Score | None = None) -> Tensor:
+        """The number to explain, a scalar, for an activation (1, C, h, w)."""
+        logits = self.split.run_head(activation)[0][0]
+        return logits[self.index] if score is None else score(logits)
+
+
+def gradcam(activation: Tensor, gradient: Tensor) -> Tensor:
+    """Weigh channels by their mean gradient, keep what speaks for the class: (N, h, w), in logits.
+
+    Grad-CAM, Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391, eq. 1-2.
+    """
+    return weighted(activation, gradient.mean(dim=(2, 3)))
+
+
+def weighted(activation: Tensor, weights: Tensor) -> Tensor:
+    """Channels (N, C, h, w) times weights (N, C), summed, negative evidence cut off: (N, h, w)."""
+    return torch.einsum("nc,nchw->nhw", weights, activation).relu()
+
+
+def pooled_gradcam(activation: Tensor, rows: Tensor) -> Tensor:
+    """Grad-CAM in closed form where the head is average pooling and a linear layer.
+
+    The gradient of class k's logit is then W[k] / (h w) in every cell, so all classes' maps are one
+    product: activation (1, C, h, w), rows of W (K, C) -> (K, h, w), in logits.
+    Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391, section 3.1.
+    """
+    h, w = activation.shape[2:]
+    with torch.inference_mode():
+        return torch.einsum("kc,chw->khw", rows, activation[0]).relu() / (h * w)
+
+
+def counterfactual(case: Case) -> Tensor:
+    """Grad-CAM of minus the logit: what speaks against the class, in logits.
+
+    Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391, section 3.3.
+    """
+    return gradcam(*case.gradient(lambda logits: -logits[case.index]))
+
+
+def finercam(case: Case) -> Tensor:
+    """Grad-CAM of what the class has over its rivals, in logits.
+
+    The score is the mean of y_class - y_rival, weighted by the rivals' probabilities. Finer-CAM,
+    Zhang et al. 2025, https://arxiv.org/abs/2501.11309, with alpha = 1 as in the grad-cam package.
+    """
+
+    def score(logits: Tensor) -> Tensor:
+        others = list(case.versus) or rivals(logits, case.index)
+        if not others:  # a model of a single class
+            return logits[case.index]
+        share = logits.softmax(dim=0)[others]
+        ahead = logits[case.index] - logits[others]
+        return (share * ahead).sum() / (share.sum() + 1e-9)  # the package's small number, too
+
+    return gradcam(*case.gradient(score))
+
+
+def rivals(logits: Tensor, index: int, count: int = 3) -> list[int]:
+    """The classes whose logits (classes,) are nearest to that of class `index`, nearest first."""
+    distance = (logits.detach() - logits.detach()[index]).abs()
+    distance[index] = -1
+    nearest: list[int] = distance.argsort(stable=True)[1 : count + 1].tolist()
+    return nearest
+
+
+def shapleycam(case: Case) -> Tensor:
+    """Grad-CAM with a second-order weight: mean of gradient - Hessian times activation / 2.
+
+    The score is the paper's ReST: the logit plus the log-probability. Shapley-CAM, Cai 2025,
+    https://arxiv.org/abs/2501.06261.
+    """
+    with torch.enable_grad():
+        leaf = case.leaf()
+        score = case.score(leaf, lambda y: y[case.index] + y.log_softmax(dim=0)[case.index])
+        (gradient,) = torch.autograd.grad(score, leaf, create_graph=True)
+        (curvature,) = torch.autograd.grad(gradient, leaf, grad_outputs=leaf.detach())
+    return gradcam(leaf.detach(), gradient.detach() - curvature / 2)
+
+
+def ablationcam(case: Case) -> Tensor:
+    """Weigh each channel by the share of the logit y that is lost without it: (y - y_without) / y.
+
+    Where y is negative, the formula turns the sign around. Ablation-CAM, Desai and Ramaswamy 2020,
+    https://ieeexplore.ieee.org/document/9093360
+    """
+    activation = case.activation
+    with torch.inference_mode():
+        full = case.score(activation)
+        losses = activation.new_zeros(activation.shape[1])  # a silent channel loses nothing
+        alive = activation[0].any(dim=2).any(dim=1).nonzero()[:, 0]
+        for some in torch.split(alive, max(1, min(64, BATCH_FLOATS // activation.numel()))):
+            ablated = activation.repeat(len(some), 1, 1, 1)
+            ablated[torch.arange(len(some)), some] = 0
+            losses[some] = full - case.split.run_head(ablated)[0][:, case.index]
+        return weighted(activation, (losses / full).unsqueeze(0))
+
+
+def pooled_ablationcam(activation: Tensor, linear: nn.Linear, classes: Sequence[int]) -> Tensor:
+    """Ablation-CAM in closed form where the head is average pooling and a linear layer.
+
+    Without channel c, class k loses W[k, c] times the channel's mean: (len(classes), h, w).
+    """
+    with torch.inference_mode():
+        means = activation.mean(dim=(2, 3))  # (1, C)
+        losses = linear.weight[list(classes)] * means  # (K, C)
+        full = linear(means)[0, list(classes)]
+        return weighted(activation.expand(len(classes), -1, -1, -1), losses / full[:, None])
+
+
+def scorecam(case: Case) -> Tensor:
+    """Weigh each channel by the softmax of the logits that the image has under its mask.
+
+    The mask is the channel's activation, scaled to [0, 1] and enlarged to the image, so every
+    channel costs a pass through the whole network. Score-CAM, Wang et al. 2020,
+    https://arxiv.org/abs/1910.01279, without a baseline, as in the grad-cam package. Raises
+    ValueError if the case has no image.
+    """
+    if case.image is None:
+        raise ValueError("Score-CAM masks the image: it cannot do without.")
+    with torch.inference_mode():
+        logits = [
+            case.split.run_head(case.split.run_trunk(case.image * masks)[0])[0][:, case.index]
+            for masks in _masks(case.activation[0], case.image.shape[2:])
+        ]
+        return weighted(case.activation, torch.cat(logits).softmax(dim=0).unsqueeze(0))
+
+
+def _masks(activation: Tensor, size: Sequence[int]) -> Iterator[Tensor]:
+    """Channels (C, h, w) as masks in [0, 1] of this height and width: batches (N, 1, H, W)."""
+    for some in torch.split(activation.unsqueeze(1), BATCH_IMAGES):
+        masks = F.interpolate(some, list(size), mode="bilinear", align_corners=True)
+        low, high = masks.amin(dim=(2, 3), keepdim=True), masks.amax(dim=(2, 3), keepdim=True)
+        yield (masks - low) / (high - low + 1e-8)
+
+
+def mean_of_layers(maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+    """Maps of several layers, each (K, h, w), as one: scaled to [0, 1], enlarged, then their mean.
+
+    (K, H, W) with `size` = (H, W). The grad-cam package aggregates in the same way.
+    """
+    with torch.inference_mode():
+        enlarged: list[Tensor] = []
+        for each in maps:
+            low, high = each.amin(dim=(1, 2), keepdim=True), each.amax(dim=(1, 2), keepdim=True)
+            scaled = ((each - low) / (high - low + 1e-7)).unsqueeze(1)
+            enlarged.append(F.interpolate(scaled, list(size), mode="bilinear")[:, 0])
+        return torch.stack(enlarged).mean(dim=0)
