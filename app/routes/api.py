@@ -38,6 +38,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         504: "no answer in time",
     }.items()
 }
+ASKED: dict[int | str, dict[str, Any]] = {status: PROBLEMS[status] for status in (401, 429)}
 HIDDEN = ("api_keys", "trusted_hosts", "forwarded_allow_ips")  # settings that concern nobody else
 PNG: dict[str, Any] = {"description": "a picture", "content": {"image/png": {}}}
 api = APIRouter(prefix="/api/v1", tags=["v1"], dependencies=[Depends(admit)])
@@ -50,7 +51,7 @@ def png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-@api.get("/models")
+@api.get("/models", responses={**ASKED, 503: PROBLEMS[503]})
 async def models(request: Request) -> schemas.Models:
     """Families and models: what they know, how good they are, whose data and which licence."""
     engine = engine_of(request)
@@ -69,13 +70,13 @@ async def models(request: Request) -> schemas.Models:
     )
 
 
-@api.get("/methods")
+@api.get("/methods", responses=ASKED)
 async def methods() -> schemas.Methods:
     """CAM methods: what each one's map means and costs."""
     return schemas.methods()
 
 
-@api.get("/limits")
+@api.get("/limits", responses=ASKED)
 async def limits(request: Request) -> dict[str, Any]:
     """What the service accepts, as it is set."""
     hidden = {"models_folder", "family", "root_path", *HIDDEN}

@@ -1,0 +1,146 @@
+"""The service keeps to its own OpenAPI document, whatever is sent: Schemathesis, all its checks.
+
+Names that differ from one installation to the next (models, classes, blocks) are no part of the
+document; they are taken from /models here, as a client does.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from app_fixtures import BLOCKS, FAMILY, LABELS, encoded, photo
+from fastapi import FastAPI
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from schemathesis.generation import GenerationMode
+from schemathesis.python.asgi import get_client
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+from starlette.types import Receive, Scope, Send
+
+from app.main import create_app
+from app.routes.api import api
+from app.settings import Settings
+from cbam import METHODS
+
+pytest_plugins = ["app_fixtures"]
+# Schemathesis' own: warnings of the libraries that it drives, not of the service.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:schemathesis"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:jsonschema"),
+]
+
+PHOTOS = [encoded(photo(40, 30, seed), kind) for seed, kind in enumerate(("JPEG", "PNG", "WEBP"))]
+ENUMS = {
+    "models": {"items": {"enum": list(FAMILY)}},
+    "model": {"enum": list(FAMILY)},
+    "family": {"enum": ["tiny"]},
+    "target": {"enum": [*LABELS, "0", "9"]},
+    "versus": {"enum": list(LABELS)},
+    "layer": {"enum": list(BLOCKS)},
+    "method": {"enum": list(METHODS)},
+}
+# Why a form that the schema allows may be refused: what no schema can say.
+BEYOND_SCHEMAS = (
+    "no JPEG, PNG or WebP",  # Schemathesis sends other bytes as a photo, too
+    "To contrast it with",  # two fields that only one method takes together
+    "cannot be contrasted with itself",
+)
+# A form has text only, and a box that is ticked sends "on".
+BOOLEANS = ["true", "false", "1", "0", "on", "off", "yes", "no", "t", "f", "y", "n"]
+COMMON = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
+
+schemathesis.openapi.format("binary", st.sampled_from(PHOTOS))
+
+
+def _with_names(document: dict[str, Any], top_k_max: int) -> dict[str, Any]:
+    """The document, with the names that this installation has."""
+    for item in document["paths"].values():
+        for operation in item.values():
+            content = operation.get("requestBody", {}).get("content", {})
+            for media in content.values():
+                properties = media["schema"].get("properties", {})
+                for name in set(properties) & set(ENUMS):
+                    properties[name] = {**properties[name], **ENUMS[name]}
+                if "model" in properties:
+                    properties.pop("models", None)  # /heatmap takes one of the two
+                if "top_k" in properties:
+                    properties["top_k"]["maximum"] = top_k_max
+                for item in properties.values():
+                    if item.get("type") == "boolean":
+                        item.pop("type")
+                        item["enum"] = BOOLEANS
+    return document
+
+
+class _Late:
+    """An ASGI app that there is when the tests run, but not yet when they are collected."""
+
+    app: FastAPI
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app(scope, receive, send)
+
+
+late = _Late()
+document = FastAPI()
+document.include_router(api)
+contract = schemathesis.openapi.from_dict(_with_names(document.openapi(), Settings().top_k_max))
+contract.app = late
+
+
+@pytest.fixture(autouse=True)
+def served(tiny_models: Path) -> Any:
+    """The document of a running app. Schemathesis runs it, and ends it after each test."""
+    late.app = create_app(Settings(models_folder=tiny_models))
+    with get_client(late) as client:
+        end = time.monotonic() + 60
+        while client.get("http://testserver/readyz").status_code != 200:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        return client.get("http://testserver/openapi.json").json()
+
+
+def test_the_document_is_the_one_that_is_served(served: dict[str, Any]) -> None:
+    assert document.openapi()["paths"].keys() == served["paths"].keys()
+
+
+@pytest.mark.parametrize("route", ["models", "methods", "limits"])
+def test_what_is_only_asked_for_has_its_problems_described(
+    served: dict[str, Any], route: str
+) -> None:
+    described = served["paths"][f"/api/v1/{route}"]["get"]["responses"]
+    assert {"200", "401", "429"} <= set(described)
+    assert ("503" in described) is (route == "models")  # while the models are being loaded
+
+
+def keeps(case: Any) -> None:
+    """The answer passes every check, and is a problem where it is an error."""
+    answer = case.call_and_validate(
+        excluded_checks=[positive_data_acceptance],
+        timeout=60,  # a first request imports what its method needs
+    )
+    if answer.status_code < 400:
+        return
+    problem = answer.json()
+    assert answer.headers["content-type"] == ["application/problem+json"]
+    assert problem["status"] == answer.status_code
+    assert problem["title"]
+    assert problem["instance"] == case.path
+    assert [problem["request_id"]] == answer.headers["x-request-id"]
+    if case.meta.generation.mode is GenerationMode.POSITIVE:
+        assert any(words in problem["detail"] for words in BEYOND_SCHEMAS), problem["detail"]
+
+
+@contract.parametrize()
+@settings(max_examples=5, **COMMON)
+def test_every_operation_keeps_to_its_description(case: Any) -> None:
+    keeps(case)
+
+
+@pytest.mark.slow
+@contract.parametrize()
+@settings(max_examples=100, **COMMON)
+def test_every_operation_keeps_to_its_description_at_length(case: Any) -> None:
+    keeps(case)
