@@ -36,6 +36,8 @@ HEADERS = {
 
 # What a proxy's id may be: it is written to logs and into answers.
 REQUEST_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{7,63}")
+# Those who watch the service ask by the address it has, not by its name.
+PROBES = ("/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready")
 
 
 def guards(request_id: str) -> dict[str, str]:
@@ -106,9 +108,9 @@ class Guard:
         scope["root_path"] = self.root_path or scope.get("root_path", "")
 
     def _trusts(self, scope: Scope) -> bool:
-        """Whether the Host is one of ours; those who watch the service ask by its bare address."""
+        """Whether the Host is one of ours."""
         inside = scope["path"].removeprefix(self.root_path)
-        if not self.trusted_hosts or inside in ("/healthz", "/readyz", "/metrics"):
+        if not self.trusted_hosts or inside in PROBES:
             return True
         host = _without_port(Headers(scope=scope).get("host", ""))
         return any(

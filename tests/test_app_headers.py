@@ -153,7 +153,7 @@ def test_only_trusted_names_are_answered(tiny_models: Any, host: str, known: boo
 
 def test_probes_ask_by_the_address_they_have(serve: Serve) -> None:
     client = serve(trusted_hosts=("lens.org",), wait=False)
-    for path in ("/healthz", "/metrics"):
+    for path in ("/healthz", "/metrics", "/v2/health/live"):
         assert client.get(path, headers={"Host": "10.0.0.7:8000"}).status_code == 200
     assert client.get("/", headers={"Host": "10.0.0.7:8000"}).status_code == 400
 

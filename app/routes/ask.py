@@ -37,6 +37,18 @@ def settings_of(request: Request) -> Settings:
     return settings
 
 
+def ready_engine(request: Request) -> Engine:
+    """The app's engine, its models loaded and warm.
+
+    Raises HTTPException 503 before that, and while the service drains.
+    """
+    if request.app.state.draining:
+        raise HTTPException(503, "The service is stopping.")
+    engine = engine_of(request)
+    engine.chosen([])
+    return engine
+
+
 async def ask(request: Request, fields_type: type[F]) -> Asked[F]:
     """Read a form of `fields_type` with a photo and ask the models. Raises as its parts do."""
     upload = await read_upload(request, settings_of(request))

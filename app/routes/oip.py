@@ -7,10 +7,11 @@
     POST /v2/models/NAME/infer        one image -> probabilities (1, classes), heat map (1, h, w)
 
 `NAME` may be followed by `/versions/VERSION`. The image is a tensor called "image": BYTES of shape
-[1], base64 of a JPEG, PNG or WebP file; or pixels [1, H, W, 3], RGB, UINT8 or FP32 in [0, 1]. Named
-under "outputs", there are also "labels" and every gate's map, such as "layer4.1.spatial".
-"parameters" are `target`, `method` and `layer` as of /api/v1/explain. One difference from the
-protocol: a request that names no outputs gets the first two, not the tens of gate maps.
+[1], base64 of a JPEG, PNG or WebP file; or pixels [1, H, W, 3], RGB, UINT8 or FP32 in [0, 1]. Its
+data may follow the JSON as bytes, then a file as it is; answers are JSON alone. Named under
+"outputs", there are also "labels" and every gate's map, such as "layer4.1.spatial". "parameters"
+are `target`, `method` and `layer` as of /api/v1/explain. One difference from the protocol: a
+request that names no outputs gets the first two, not the tens of gate maps.
 
     curl localhost:8000/v2/models/resnet18-cbam-imagenette/infer -d '{"inputs": [{"name": "image",
         "shape": [1], "datatype": "BYTES", "data": ["'$(base64 -w0 photo.jpg)'"]}]}'
@@ -28,7 +29,7 @@ from app.access import admit
 from app.engine import Refused
 from app.errors import status_and_detail
 from app.observe import Trace
-from app.routes.ask import engine_of, settings_of
+from app.routes.ask import engine_of, ready_engine, settings_of
 from app.uploads import read_body
 from cbam import __version__
 from cbam.errors import CBAMLensError
@@ -77,7 +78,7 @@ async def ready(request: Request) -> dict[str, bool]:
 
     The specification calls the value "live", its servers and clients "ready".
     """
-    engine_of(request).chosen([])
+    ready_engine(request)
     return {"live": True, "ready": True}
 
 
@@ -102,7 +103,9 @@ async def infer(request: Request, name: str, version: str = "") -> protocol.Infe
     model = _model(request, name, version)
     engine = engine_of(request)
     body = await read_body(request, settings_of(request))
-    asked, photo = await engine.in_picture_thread(protocol.parse, body)
+    asked, photo = await engine.in_picture_thread(
+        protocol.parse, body, request.headers.get(protocol.JSON_LENGTH)
+    )
     names = protocol.wanted(asked, model)
     gates = not {protocol.PROBABILITIES, protocol.HEATMAP, protocol.LABELS}.issuperset(names)
     options = Options(

@@ -1,10 +1,10 @@
 """For whoever runs it: alive, ready, documented."""
 
-from fastapi import APIRouter, HTTPException, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from app.routes.ask import engine_of
+from app.routes.ask import engine_of, ready_engine
 
 ops = APIRouter(include_in_schema=False)
 
@@ -18,11 +18,7 @@ async def healthz() -> dict[str, str]:
 @ops.get("/readyz")
 async def readyz(request: Request) -> dict[str, object]:
     """The models are loaded and warm; 503 before, and while the service drains."""
-    if request.app.state.draining:
-        raise HTTPException(503, "The service is stopping.")
-    engine = engine_of(request)
-    engine.chosen([])
-    return {"status": "ready", "models": list(engine.models)}
+    return {"status": "ready", "models": list(ready_engine(request).models)}
 
 
 @ops.get("/metrics")
