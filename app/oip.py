@@ -1,7 +1,8 @@
 """The Open Inference Protocol's JSON: from a request's tensor to a photo, from maps to tensors.
 
 https://github.com/kserve/open-inference-protocol, version 2, REST. Numbers travel as JSON, row by
-row; a reader of nested lists finds them, too, in a request.
+row; those of a request may be nested, or follow the JSON as they lie in memory, as in the binary
+tensor data extension, which the protocol's clients use unless told not to.
 """
 
 import base64
@@ -23,6 +24,9 @@ INPUT = "image"
 PROBABILITIES, HEATMAP, LABELS = "probabilities", "heatmap", "labels"
 ALWAYS = (PROBABILITIES, HEATMAP)  # the outputs of a request that names none
 PLATFORM = "pytorch_safetensors"
+JSON_LENGTH = "Inference-Header-Content-Length"  # a header: where binary data begin
+# By type: what kinds of numbers JSON may hold (NumPy's letters), the largest, and their bytes.
+NUMBERS = {"UINT8": ("iu", 255, "<u1"), "FP32": ("iuf", 1, "<f4")}
 Size = Annotated[int, Field(ge=0)]
 
 
@@ -40,13 +44,20 @@ class Tensor(TensorInfo):
     data: list[Any]
 
 
+class InputParameters(BaseModel):
+    """What a request says of its tensor; all else is other servers' business."""
+
+    binary_data_size: Size | None = None  # bytes after the JSON; None: the data are in it
+
+
 class InputTensor(BaseModel):
-    """A tensor of a request. Its own parameters are other servers' business."""
+    """A tensor of a request."""
 
     name: str
     shape: list[Size] = Field(max_length=8)
     datatype: str
-    data: Any
+    parameters: InputParameters = InputParameters()
+    data: Any = None
 
 
 class OutputName(BaseModel):
@@ -138,17 +149,28 @@ def gate_names(model: Model) -> list[str]:
     return [*cut.trunk_gates, *cut.head_gates]
 
 
-def parse(body: bytes) -> tuple[InferRequest, bytes]:
+def parse(body: bytes, json_bytes: str | None = None) -> tuple[InferRequest, bytes]:
     """A request's JSON, and the photo in it as a file's bytes.
 
-    Raises HTTPException 400 if it is no such request, or its tensor no photo.
+    `json_bytes` is the JSON's length as a header says it, if binary data follow. Raises
+    HTTPException 400 if it is no such request, or its tensor no photo.
     """
+    end = len(body) if json_bytes is None else _length(json_bytes)
+    if not 0 <= end <= len(body):
+        raise HTTPException(
+            400, f"{JSON_LENGTH} is '{str(json_bytes)[:20]}'; {len(body):,} bytes came."
+        )
     try:
-        asked = InferRequest.model_validate_json(body)
+        asked = InferRequest.model_validate_json(body[:end])
     except ValidationError as error:
         findings = error.errors(include_input=False, include_url=False)[:3]
         raise HTTPException(400, " ".join(_sentence(finding) for finding in findings)) from None
-    return asked, _photo(asked.inputs[0])
+    return asked, _photo(asked.inputs[0], body[end:])
+
+
+def _length(text: str) -> int:
+    """A header's number; -1 if it is none that a body could have."""
+    return int(text) if text.isdecimal() and len(text) < 20 else -1
 
 
 def wanted(asked: InferRequest, model: Model) -> list[str]:
@@ -200,14 +222,19 @@ def _output(name: str, model: Model, explanation: Explanation) -> Tensor:
     )
 
 
-def _photo(tensor: InputTensor) -> bytes:
+def _photo(tensor: InputTensor, binary: bytes) -> bytes:
     """The one image of a tensor, as a file: what came in BYTES, else a PNG of the pixels."""
+    size = tensor.parameters.binary_data_size
+    if size is not None and size != len(binary):
+        raise HTTPException(
+            400, f"The input says {size:,} bytes of binary data; {len(binary):,} came."
+        )
     if tensor.name != INPUT:
         raise HTTPException(400, f"The input is called '{tensor.name[:80]}'; call it '{INPUT}'.")
     if tensor.datatype == "BYTES":
-        return _file(tensor)
-    if tensor.datatype in ("UINT8", "FP32"):
-        return _png(_pixels(tensor))
+        return _file(tensor) if size is None else _element(binary)
+    if tensor.datatype in NUMBERS:
+        return _png(_pixels(tensor, tensor.data if size is None else binary))
     raise HTTPException(
         400,
         f"The input is {tensor.datatype[:20]}. Send BYTES (base64 of a JPEG, PNG or WebP file), "
@@ -230,16 +257,23 @@ def _file(tensor: InputTensor) -> bytes:
         raise HTTPException(400, "The data are no base64 of an image file.") from None
 
 
-def _pixels(tensor: InputTensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """The pixels (H, W, 3) of a numeric tensor."""
+def _element(binary: bytes) -> bytes:
+    """The one element of a binary BYTES tensor: its length in four bytes, and itself."""
+    if len(binary) < 4 or int.from_bytes(binary[:4], "little") != len(binary) - 4:
+        raise HTTPException(400, "Binary BYTES are one image file: its length in 4 bytes, then it.")
+    return binary[4:]
+
+
+def _pixels(tensor: InputTensor, data: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The pixels (H, W, 3) of a numeric tensor whose numbers are `data`, in lists or as bytes."""
     shape = tensor.shape
     if len(shape) != 4 or shape[0] != 1 or shape[3] != 3 or 0 in shape:
         raise HTTPException(400, f"The shape is {shape}. Send one image as [1, height, width, 3].")
+    kinds, most, stored = NUMBERS[tensor.datatype]
     try:
-        values = np.asarray(tensor.data)
+        values = np.frombuffer(data, stored) if isinstance(data, bytes) else np.asarray(data)
     except (ValueError, OverflowError):
         values = np.asarray(None)
-    kinds, most = ("iu", 255) if tensor.datatype == "UINT8" else ("iuf", 1)
     if values.dtype.kind not in kinds or values.size != math.prod(shape):
         raise HTTPException(
             400,

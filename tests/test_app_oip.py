@@ -183,6 +183,52 @@ def test_pixels_get_the_answer_of_the_file_that_holds_them(client: TestClient) -
     assert np.abs(other["probabilities"] - wanted["probabilities"]).max() > 1e-3
 
 
+def post_binary(client: TestClient, tensor: dict[str, Any], data: bytes, **headers: str) -> Any:
+    """Ask with the tensor's data behind the JSON."""
+    size = {"binary_data_size": len(data)}
+    head = json.dumps({"inputs": [{"parameters": size, **tensor}]}).encode()
+    headers = {"Inference-Header-Content-Length": str(len(head)), **headers}
+    return client.post(f"/v2/models/{CBAM}/infer", content=head + data, headers=headers)
+
+
+def test_data_may_follow_the_json(client: TestClient) -> None:
+    """What clients of Triton and KServe do by default; a file then needs no base64."""
+    image = photo(48, 40)
+    pixels, file = np.asarray(image), encoded(image, "PNG")
+    wanted = tensors(ask(client, as_bytes(file)))
+    described = {"name": "image", "shape": [1, *pixels.shape]}
+    for tensor, data in (
+        ({**described, "datatype": "UINT8"}, pixels.tobytes()),
+        ({**described, "datatype": "FP32"}, (pixels / 255).astype("<f4").tobytes()),
+        (
+            {"name": "image", "shape": [1], "datatype": "BYTES"},
+            len(file).to_bytes(4, "little") + file,
+        ),
+    ):
+        got = tensors(post_binary(client, tensor, data))
+        for name, expected in wanted.items():
+            np.testing.assert_allclose(got[name], expected, atol=1e-6)
+
+
+def test_binary_data_that_do_not_fit_are_refused(client: TestClient) -> None:
+    tensor = {"name": "image", "shape": [1, 1, 1, 3], "datatype": "FP32"}
+    file = {**tensor, "shape": [1], "datatype": "BYTES"}
+    good = np.float32([0, 0.5, 1]).tobytes()
+    assert post_binary(client, tensor, good).status_code == 200
+    nan = np.float32([0, np.nan, 1]).tobytes()
+    assert_error(post_binary(client, tensor, nan), 400, "0 to 1")
+    assert_error(post_binary(client, tensor, good[:-4]), 400, "3 FP32 numbers")
+    assert_error(post_binary(client, tensor, good[:-1]), 400, "3 FP32 numbers")
+    wrong = {**tensor, "parameters": {"binary_data_size": 99}}
+    assert_error(post_binary(client, wrong, good), 400, "99", "12 came")
+    assert_error(post_binary(client, file, b"\x03"), 400, "length in 4 bytes")
+    assert_error(post_binary(client, file, b"\x03\0\0\0ab"), 400, "length in 4 bytes")
+    assert_error(post_binary(client, file, b"\x03\0\0\0abc"), 415)
+    for length in ("-1", "x", "9" * 30, "9" * 5000):
+        headers = {"Inference-Header-Content-Length": length}
+        assert_error(post_binary(client, tensor, good, **headers), 400, "bytes came")
+
+
 def test_parameters_choose_what_is_explained(client: TestClient, jpeg: bytes) -> None:
     parameters = {"target": "c", "method": "layercam", "layer": "layer2.0"}
     answer = check(RESPONSE, ask(client, as_bytes(jpeg), parameters=parameters))
