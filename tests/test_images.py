@@ -15,7 +15,7 @@ from PIL import Image
 from torch.testing import assert_close
 
 from cbam.errors import BadImage, BrokenImage, ImageTooLarge, NotAnImage
-from cbam.images import Box, Preprocess, decode
+from cbam.images import Box, Preprocess, decode, upright_rgb
 
 MakePhoto = Callable[..., Image.Image]
 
@@ -213,6 +213,50 @@ def test_all_exif_orientations_come_out_upright(
     assert found.info == {}
     assert dict(found.getexif()) == {}
     assert b"camera" not in encoded(found, "JPEG")
+
+
+def test_exif_that_cannot_be_read_leaves_the_photo_upright(make_photo: MakePhoto):
+    data = encoded(make_photo(), "PNG", exif=b"Exif\0\0" + b"\x9b" * 100)
+    np.testing.assert_array_equal(pixels(data), np.asarray(make_photo()))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "I;16"])
+def test_a_photo_of_several_strips_is_the_photo(mode: str, monkeypatch: pytest.MonkeyPatch):
+    values = np.random.default_rng(0).integers(0, 256, (30, 40, 4), dtype=np.uint8)
+    image = Image.fromarray(values[:, :, 0] * np.uint16(257)) if mode == "I;16" else None
+    data = encoded(image or Image.fromarray(values).convert(mode), "PNG")
+    whole = pixels(data)
+    monkeypatch.setattr("cbam.images.STRIP_PIXELS", 280)  # seven rows: the last strip has two
+    np.testing.assert_array_equal(pixels(data), whole)
+
+
+def test_an_image_of_the_caller_stays_its_own():
+    own = Image.new("RGB", (4, 4), "red")
+    found = upright_rgb(own)
+    own.putpixel((0, 0), (0, 0, 255))
+    assert found.getpixel((0, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize(("format", "mode"), [("WEBP", "RGB"), ("JPEG", "CMYK")])
+def test_formats_that_need_more_memory_may_have_half_the_pixels(format: str, mode: str):
+    data = encoded(Image.new(mode, (100, 60)), format)
+    assert decode(data, max_pixels=12_000).size == (100, 60)
+    with pytest.raises(ImageTooLarge, match="100 x 60"):
+        decode(data, max_pixels=11_999)
+    assert decode(encoded(Image.new("RGB", (100, 60)), "JPEG"), max_pixels=6_000)
+
+
+def test_a_size_that_pillow_warns_of_is_too_large():
+    with pytest.raises(ImageTooLarge, match="40 megapixels"):
+        decode(png_header(10_000, 10_000))
+
+
+def test_a_file_with_a_thousand_damaged_tags_warns_of_none(recwarn: pytest.WarningsRecorder):
+    tags = b"".join(struct.pack("<HHLL", 1000 + n, 1, 90_000, 0) for n in range(1000))
+    exif = b"II*\0\x08\0\0\0" + struct.pack("<H", 1000) + tags + bytes(4)
+    header, rest = encoded(noise(), "PNG")[:33], encoded(noise(), "PNG")[33:]
+    assert decode(header + png_chunk(b"eXIf", exif) + rest).size == (40, 30)
+    assert not recwarn.list
 
 
 def test_a_meaningless_orientation_is_ignored(make_photo: MakePhoto):
