@@ -20,6 +20,7 @@ from app.observe import Trace
 from app.settings import Settings
 from cbam.cards import weights_bytes
 from cbam.errors import BadCard, UnknownName
+from cbam.explain.backends import BACKENDS, check_backend
 from cbam.explain.engine import Options, check, explain_many
 from cbam.explain.explanation import Explanation
 from cbam.explain.methods import METHODS
@@ -74,6 +75,7 @@ class Engine:
 
     def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
         self.settings = settings
+        check_backend(settings.backend)
         self.metrics = metrics or Metrics()
         self.cards = cards(settings.models_folder)
         if not self.cards:
@@ -219,11 +221,12 @@ class Engine:
         torch.set_num_threads(threads)  # here: OpenMP keeps the number for each thread
         blank = Image.new("RGB", (256, 256), "grey")
         for card in self.cards.values():
-            model = load(card.folder)
+            model = load(card.folder, self.settings.backend)
             for answer in explain_many([model], [(blank, Options())]):
                 if isinstance(answer, Exception):
                     raise answer
             self.models[card.name] = model
+            log.info("%s runs in %s: %s", card.name, model.backend, BACKENDS[model.backend].title)
 
     def _explain_many(
         self, key: Hashable, questions: Sequence[Question]

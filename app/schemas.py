@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, Field
 
+from cbam.explain.backends import BACKENDS
 from cbam.explain.explanation import Explanation, Floats
 from cbam.explain.methods import METHODS, CostClass
 from cbam.explain.methods import Method as CAMMethod
@@ -154,6 +155,8 @@ class ModelInfo(BaseModel):
     params: int
     classes: list[str]
     input_size: int
+    backend: str = Field(description="what runs the network up to its last block")
+    precision: str = Field(description="what it computes with; 'approximate' if not in float32")
     layers: list[str]
     blocks: list[str] = Field(description="blocks with gates")
     metrics: dict[str, dict[str, Any]]
@@ -302,6 +305,8 @@ def model_info(model: Model) -> ModelInfo:
         params=model.parameters,
         classes=list(card.labels),
         input_size=card.preprocess.size_px,
+        backend=model.backend,
+        precision=BACKENDS[model.backend].title,
         layers=model.layers,
         blocks=model.layers if card.attention != "none" else [],
         metrics=card.metrics,

@@ -14,8 +14,10 @@ from torch import nn
 from cbam.backbones import blocks
 from cbam.cards import Card, load_network, read_card
 from cbam.errors import BrokenImage, UnknownName
+from cbam.explain.backends import accelerate, check_backend
 from cbam.explain.engine import Options, explain
 from cbam.explain.explanation import Explanation
+from cbam.explain.fuse import Folded
 from cbam.explain.split import Split, split
 from cbam.images import decode, upright_rgb
 
@@ -24,13 +26,20 @@ SPLITS_KEPT = 64  # a model's cuts; anyone may ask for any set of layers
 
 
 class Model:
-    """A network with its card. Safe to share between threads: explaining changes nothing on it."""
+    """A network with its card. Safe to share between threads: explaining changes nothing on it.
 
-    def __init__(self, card: Card, network: nn.Module) -> None:
+    `backend` is a name in BACKENDS, or "auto": what runs the network up to its last block. Up to
+    earlier blocks it runs eagerly. Raises UnknownName if there is no such back end here.
+    """
+
+    def __init__(self, card: Card, network: nn.Module, backend: str = "eager") -> None:
+        check_backend(backend)
         self.card = card
         self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.layers = blocks(network)
         self._splits: OrderedDict[tuple[str, ...], Split] = OrderedDict()  # last used last
+        self._folded: Folded = {}  # shared by all cuts
+        self._asked_backend = backend
         self._lock = threading.Lock()
 
     @property
@@ -55,6 +64,18 @@ class Model:
                 raise UnknownName.of(f"layer of '{self.name}'", name, self.layers)
         return tuple(name for name in self.layers if name in names) or (self.layers[-1],)
 
+    @property
+    def backend(self) -> str:
+        """The back end that runs the network up to its last block; made with the first question."""
+        with self._lock:
+            return self._whole[1]
+
+    @cached_property
+    def _whole(self) -> tuple[Split, str]:
+        """The cut behind the last block, and the back end that runs its trunk."""
+        cut = split(self.network, self.layers[-1])
+        return accelerate(cut, self._asked_backend, self.card.preprocess.size_px, self._folded)
+
     def split(self, layer: str | Sequence[str] | None = None) -> Split:
         """The network cut behind a block, or behind the last of several; made once and kept.
 
@@ -62,8 +83,12 @@ class Model:
         """
         layers = self.chosen_layers(layer)
         with self._lock:
+            if layers == (self.layers[-1],):
+                return self._whole[0]
             if layers not in self._splits:
-                self._splits[layers] = split(self.network, layers)
+                cut = split(self.network, layers)
+                side_px = self.card.preprocess.size_px
+                self._splits[layers], _ = accelerate(cut, "eager", side_px, self._folded)
                 if len(self._splits) > SPLITS_KEPT:
                     self._splits.popitem(last=False)
             self._splits.move_to_end(layers)
@@ -117,8 +142,8 @@ def cards(folder: Path | None = None) -> dict[str, Card]:
     return {card.name: card for card in found}
 
 
-def load(name: str | Path) -> Model:
-    """A model by the name of a bundled one, or by the folder of a card.
+def load(name: str | Path, backend: str = "eager") -> Model:
+    """A model by the name of a bundled one, or by the folder of a card, to run in `backend`.
 
     Raises UnknownName if there is none, BadCard if its weights are not what the card says.
     """
@@ -130,4 +155,4 @@ def load(name: str | Path) -> Model:
         if str(name) not in known:
             raise UnknownName.of("model", name, known)
         card = known[str(name)]
-    return Model(card, load_network(card))
+    return Model(card, load_network(card), backend)

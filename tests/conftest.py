@@ -56,6 +56,7 @@ def make_model(make_network: Callable[..., nn.Module]) -> Callable[..., Model]:
         size_px: int = 64,
         labels: tuple[str, ...] = LABELS,
         fit: Any = "stretch",
+        backend: str = "eager",
         **options: Any,
     ) -> Model:
         card = Card(
@@ -72,7 +73,8 @@ def make_model(make_network: Callable[..., nn.Module]) -> Callable[..., Model]:
             weights_sha256="",
             storage="float32",
         )
-        return Model(card, make_network(attention, num_classes=len(labels), **options))
+        network = make_network(attention, num_classes=len(labels), **options)
+        return Model(card, network, backend)
 
     return make
 

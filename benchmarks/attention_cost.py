@@ -1,0 +1,203 @@
+# ruff: noqa: T201
+"""What attention costs: latency of SE and CBAM networks over that of the plain network.
+
+    python -m benchmarks.attention_cost [--backbone resnet50] [--batch 1] [--rounds 40]
+                                        [--threads 2] [--engine openvino ...] [--side 224]
+
+Every row is a ratio from one run: the networks of an engine take turns, in a new order each round;
+shown are the median of the rounds' ratios, and the ratio of the fastest rounds, which a busy
+machine disturbs least. Engines:
+
+    plain      the modules as they are written, channels-last (for all: no norm is folded away)
+    eager      the back end "eager": norms folded for all, the gates' products joined with the sum
+    openvino   the back end "openvino", float32 (it folds norms and joins sums for all, too)
+
+"naive" is CBAM as a direct reading of its formulas, written for this comparison: pooling windows
+of the map's size, the MLP run twice, gates expanded to the size of the feature map.
+
+The floor: what CBAM cannot do without, on this machine. It has to read the feature map (maximum and
+mean over the image at once, if somebody writes that), to write the map that the channel gate leaves
+and to read it again (maximum and mean over the channels), one block after the other; the last
+product rides with the residual sum, which the plain network has as well. How long a read and a
+write take is measured in the same run, by torch, on tensors of the same sizes; the multiply-adds of
+the MLPs and of the 7x7 convolutions come at the rate that the plain network reaches.
+"""
+
+import argparse
+import random
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import cbam
+from cbam.attention import CBAM
+from cbam.backbones import BACKBONES, blocks
+from cbam.explain.backends import accelerate
+from cbam.explain.split import split
+
+TARGET = 1.10
+Call = Callable[[Tensor], object]
+
+
+class Naive(nn.Module):
+    """CBAM as a direct reading of its formulas, with the weights of one of ours."""
+
+    def __init__(self, ours: CBAM) -> None:
+        super().__init__()
+        assert ours.channel is not None
+        assert ours.spatial is not None
+        self.mlp = ours.channel.mlp
+        self.conv, self.bn = ours.spatial.conv, ours.spatial.bn
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = (x.shape[2], x.shape[3])
+        average = nn.functional.avg_pool2d(x, size, stride=size)
+        largest = nn.functional.max_pool2d(x, size, stride=size)
+        logits = self.mlp(average.flatten(1)) + self.mlp(largest.flatten(1))
+        x = x * torch.sigmoid(logits)[:, :, None, None].expand_as(x)
+        planes = torch.stack((torch.max(x, 1)[0], torch.mean(x, 1)), dim=1)
+        return x * torch.sigmoid(self.bn(self.conv(planes)))
+
+
+def networks(backbone: str) -> dict[str, nn.Module]:
+    """The same network by kind of attention, with norms as if trained, in eval mode."""
+    found: dict[str, nn.Module] = {}
+    for kind, attention in (("none", "none"), ("se", "se"), ("cbam", "cbam"), ("naive", "cbam")):
+        torch.manual_seed(0)
+        network = cbam.build(backbone, attention=attention).eval().requires_grad_(False)
+        for norm in network.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.running_var.uniform_(0.5, 2.0)
+                norm.weight.uniform_(0.5, 1.0)
+        if kind == "naive":
+            for block in blocks(network):
+                module = network.get_submodule(block)
+                module.attention = Naive(module.attention)
+        found[kind] = network.to(memory_format=torch.channels_last)
+    return found
+
+
+def call_of(network: nn.Module, engine: str, side_px: int) -> Call:
+    """The network up to its last block in an engine: what the service runs for every photo."""
+    cut = split(network, blocks(network)[-1])
+    if engine == "plain":
+        return cut.trunk
+    return accelerate(cut, engine, side_px)[0].trunk
+
+
+@dataclass(frozen=True)
+class Times:
+    """Milliseconds of each kind of network, round by round."""
+
+    rounds: dict[str, list[float]]
+
+    def median(self, kind: str) -> float:
+        """Median of the rounds' ratios to the plain network."""
+        pairs = zip(self.rounds[kind], self.rounds["none"], strict=True)
+        return statistics.median(one / other for one, other in pairs)
+
+    def fastest(self, kind: str) -> float:
+        """Ratio of the fastest rounds."""
+        return min(self.rounds[kind]) / min(self.rounds["none"])
+
+
+def race(calls: dict[str, Call], images: Tensor, rounds: int) -> Times:
+    """Let them take turns, in a new order each round."""
+    times: dict[str, list[float]] = {kind: [] for kind in calls}
+    order, shuffled = list(calls), random.Random(0)
+    with torch.inference_mode():
+        for call in calls.values():
+            call(images)
+        for _ in range(rounds):
+            shuffled.shuffle(order)
+            for kind in order:
+                started = time.perf_counter()
+                calls[kind](images)
+                times[kind].append((time.perf_counter() - started) * 1000)
+    return Times(times)
+
+
+def fastest_ms(call: Callable[[], object], rounds: int = 30) -> float:
+    """The fastest of some calls."""
+    best = float("inf")
+    for _ in range(rounds):
+        started = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - started)
+    return best * 1000
+
+
+def gmacs(network: nn.Module, images: Tensor) -> float:
+    """10^9 multiply-adds."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(images)
+    return float(counter.get_total_flops()) / 2e9
+
+
+def floor_ms(nets: dict[str, nn.Module], images: Tensor, plain_ms: float) -> tuple[float, float]:
+    """The least that CBAM's passes and CBAM's operations take here, in milliseconds."""
+    passes = 0.0
+    with torch.inference_mode():
+        activation, maps = split(nets["none"], blocks(nets["none"])).run_trunk(images)
+        for features in (activation, *maps.values()):  # as large as what its block's gates see
+            flat = features.flatten()
+            copy = torch.empty_like(flat)
+            read_ms = min(fastest_ms(flat.max), fastest_ms(flat.sum))
+            passes += 2 * read_ms + fastest_ms(partial(copy.copy_, flat))
+    macs = {kind: gmacs(nets[kind], images) for kind in ("none", "cbam")}
+    return passes, plain_ms * (macs["cbam"] / macs["none"] - 1)
+
+
+def main() -> None:
+    """Print the table."""
+    about = __doc__ or ""
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
+    parser.add_argument("--backbone", default="resnet50", choices=list(BACKBONES))
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--side", type=int, default=224)
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--engine", action="append", choices=["plain", "eager", "openvino"])
+    asked = parser.parse_args()
+
+    torch.set_num_threads(asked.threads)
+    torch.manual_seed(1)
+    images = torch.randn(asked.batch, 3, asked.side, asked.side)
+    images = images.to(memory_format=torch.channels_last)
+    nets = networks(asked.backbone)
+    print(
+        f"{asked.backbone}, batch {asked.batch}, {asked.side} px, {asked.threads} threads, "
+        f"{asked.rounds} rounds, torch {torch.__version__}; up to the last block"
+    )
+    for engine in asked.engine or ["plain", "eager", "openvino"]:
+        if engine == "openvino" and find_spec("openvino") is None:
+            print("openvino   not measured: not installed")
+            continue
+        calls = {kind: call_of(network, engine, asked.side) for kind, network in nets.items()}
+        times = race(calls, images, asked.rounds)
+        plain_ms = min(times.rounds["none"])
+        passes_ms, operations_ms = floor_ms(nets, images, plain_ms)
+        floor = 1 + (passes_ms + operations_ms) / plain_ms
+        for kind, each in times.rounds.items():
+            print(
+                f"{engine:10} {kind:6} fastest {min(each):7.2f} ms   ratio: median "
+                f"{times.median(kind):.3f}, fastest {times.fastest(kind):.3f}",
+                flush=True,
+            )
+        met = "met" if times.fastest("cbam") <= TARGET else "missed"
+        print(
+            f"{engine:10} target {TARGET:.2f} {met}; floor {floor:.3f} "
+            f"(passes {passes_ms:.2f} ms, operations {operations_ms:.2f} ms); "
+            f"cbam is {times.fastest('cbam') - floor:+.3f} from it"
+        )
+
+
+if __name__ == "__main__":
+    main()

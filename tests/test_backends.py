@@ -1,0 +1,281 @@
+"""Back ends: the same answers, from any thread, in any batch; and which one is chosen."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from cbam.attention import ATTENTION
+from cbam.errors import UnknownName
+from cbam.explain import backends
+from cbam.explain.backends import BACKENDS, TOLERANCE, Backend, Compiled, Parity, parity
+from cbam.explain.split import Split, split
+from cbam.images import decode
+from cbam.model import Model, cards, load
+
+GALLERY = Path(__file__).parent.parent / "static" / "gallery"
+HERE = [name for name, backend in BACKENDS.items() if not backend.missing()]
+EXACT = [name for name in HERE if BACKENDS[name].exact]
+MakeModel = Callable[..., Model]
+
+
+def images(n: int = 2, side_px: int = 64, seed: int = 5) -> Tensor:
+    pictures = torch.randn(n, 3, side_px, side_px, generator=torch.Generator().manual_seed(seed))
+    return pictures.to(memory_format=torch.channels_last)
+
+
+def cut_of(model: Model) -> Split:
+    """The plain cut behind the last block."""
+    return split(model.network, model.layers[-1])
+
+
+def test_openvino_is_among_those_tried():
+    pytest.importorskip("openvino")
+    assert "openvino" in EXACT
+
+
+@pytest.mark.parametrize("attention", ATTENTION)
+@pytest.mark.parametrize("name", EXACT)
+def test_an_exact_back_end_answers_as_the_plain_trunk(
+    make_model: MakeModel, name: str, attention: str
+):
+    plain = cut_of(make_model(attention))
+    fast, chosen = backends.accelerate(plain, name, 64)
+    assert chosen == name
+    found = parity(plain, fast, images(4))
+    assert found, found
+    activation, maps = fast.run_trunk(images(1))
+    expected, expected_maps = plain.run_trunk(images(1))
+    torch.testing.assert_close(activation, expected, atol=1e-4, rtol=1e-4)
+    assert list(maps) == list(expected_maps)
+    for gate, value in maps.items():
+        torch.testing.assert_close(value, expected_maps[gate], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_a_batch_of_any_size_is_answered_image_by_image(make_model: MakeModel, name: str):
+    fast, _ = backends.accelerate(cut_of(make_model("cbam")), name, 64)
+    eight = images(8)
+    tolerance = 1e-4 if BACKENDS[name].exact else 0.05
+    whole, whole_maps = fast.run_trunk(eight)
+    for size in (1, 3, 8):
+        activation, maps = fast.run_trunk(eight[:size])
+        assert len(activation) == size
+        assert (activation - whole[:size]).abs().max() < tolerance
+        assert (maps["layer1.0.spatial"] - whole_maps["layer1.0.spatial"][:size]).abs().max() < (
+            tolerance
+        )
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_threads_do_not_meet_in_a_back_end(make_model: MakeModel, name: str):
+    model = make_model("cbam", backend=name)
+    cut = model.split()
+    asked = [images(1 + seed % 3, seed=seed) for seed in range(8)]
+    alone = [cut.run_trunk(each) for each in asked]
+    with ThreadPoolExecutor(8) as threads:
+        together = list(threads.map(cut.run_trunk, asked * 4))
+    for (activation, maps), (expected, expected_maps) in zip(together, alone * 4, strict=True):
+        torch.testing.assert_close(activation, expected, atol=1e-5, rtol=1e-5)
+        for gate, value in maps.items():
+            torch.testing.assert_close(value, expected_maps[gate], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_an_answer_stays_what_it_was_when_the_next_is_computed(make_model: MakeModel, name: str):
+    cut = make_model("cbam", backend=name).split()
+    activation, maps = cut.run_trunk(images(seed=1))
+    before = [value.clone() for value in (activation, *maps.values())]
+    cut.run_trunk(images(seed=2))
+    assert all(
+        torch.equal(now, then)
+        for now, then in zip((activation, *maps.values()), before, strict=True)
+    )
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_a_model_in_a_back_end_explains(make_model: MakeModel, make_photo: Any, name: str):
+    model = make_model("cbam", backend=name)
+    assert model.backend == name
+    found = model.explain(make_photo(), method="gradcam++")
+    plain = make_model("cbam").explain(make_photo(), method="gradcam++")
+    assert len(found.attention) == 8
+    assert abs(found.predictions[0].probability - plain.predictions[0].probability) < (
+        1e-3 if BACKENDS[name].exact else 0.1
+    )
+    earlier = model.explain(make_photo(), layer="layer2.0")
+    assert earlier.layer == "layer2.0"
+    assert len(earlier.attention) == 8
+
+
+def test_openvino_sends_another_size_of_image_through_the_plain_trunk(make_model: MakeModel):
+    pytest.importorskip("openvino")
+    plain = cut_of(make_model("cbam"))
+    fast, _ = backends.accelerate(plain, "openvino", 64)
+    assert torch.equal(fast.run_trunk(images(1, 96))[0], plain.run_trunk(images(1, 96))[0])
+    assert not torch.equal(fast.run_trunk(images(1, 64))[0], plain.run_trunk(images(1, 64))[0])
+
+
+def test_openvino_computes_in_float32_whatever_the_cpu_likes_best(make_model: MakeModel):
+    pytest.importorskip("openvino")
+    fast, _ = backends.accelerate(cut_of(make_model("cbam")), "openvino", 64)
+    compiled: Any = fast.trunk._compiled
+    assert "f32" in str(compiled.get_property("INFERENCE_PRECISION_HINT")) or "float32" in str(
+        compiled.get_property("INFERENCE_PRECISION_HINT")
+    )
+
+
+def test_bf16_says_that_it_is_approximate_and_is(make_model: MakeModel):
+    assert not BACKENDS["eager-bf16"].exact
+    assert "approximate" in BACKENDS["eager-bf16"].title
+    plain = cut_of(make_model("cbam"))
+    fast, _ = backends.accelerate(plain, "eager-bf16", 64)
+    assert 1e-6 < parity(plain, fast, images(4)).logits < 0.1
+    assert fast.run_trunk(images(1))[0].dtype == torch.float32
+
+
+def test_auto_never_chooses_an_approximate_one():
+    assert all(BACKENDS[name].exact for name in backends.FASTEST_FIRST)
+
+
+def test_the_gpus_back_end_is_refused_where_there_is_no_gpu(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UnknownName, match="no CUDA GPU.*eager"):
+        make_model("cbam", backend="compile")
+
+
+def test_the_gpus_back_end_brings_its_outputs_home(make_model: MakeModel):
+    plain = cut_of(make_model("cbam"))
+    compiled: list[nn.Module] = []
+
+    def compiler(trunk: nn.Module) -> nn.Module:
+        compiled.append(trunk)
+        return trunk
+
+    trunk = Compiled(plain.trunk, images(), {}, device="cpu", compiler=compiler)
+    assert len(compiled) == 1
+    assert parity(plain, replace(plain, trunk=trunk), images())
+
+
+def test_an_unknown_back_end_is_refused_with_those_that_there_are(make_model: MakeModel):
+    with pytest.raises(UnknownName, match="'tensorrt'.*auto, eager, eager-bf16, openvino"):
+        make_model("cbam", backend="tensorrt")
+
+
+def test_without_openvino_the_error_says_how_to_get_it(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(backends, "find_spec", lambda name: None)
+    with pytest.raises(UnknownName, match=r"pip install cbam-lens\[openvino\]"):
+        make_model("cbam", backend="openvino")
+    assert make_model("cbam", backend="auto").backend == "eager"
+
+
+class Wrong(nn.Module):
+    """A back end whose answers are off."""
+
+    def __init__(self, trunk: nn.Module, images: Tensor, folded: Any) -> None:
+        super().__init__()
+        self.trunk = trunk
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        activation, *maps = self.trunk(images)
+        return (activation * 1.01, *maps)
+
+
+def broken(trunk: nn.Module, images: Tensor, folded: Any) -> nn.Module:
+    raise RuntimeError("no such instruction on this CPU")
+
+
+def replaced(monkeypatch: pytest.MonkeyPatch, make: Any) -> None:
+    """The first back end that AUTO tries is this one."""
+    monkeypatch.setitem(BACKENDS, "compile", Backend("a test's", True, lambda: "", make))
+    monkeypatch.setattr(backends, "FASTEST_FIRST", ("compile", "eager"))
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"), [(Wrong, "answers differ"), (broken, "no such instruction")]
+)
+def test_auto_passes_over_what_fails_its_check_and_says_why(
+    make_model: MakeModel,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    make: Any,
+    reason: str,
+):
+    replaced(monkeypatch, make)
+    assert make_model("cbam", backend="auto").backend == "eager"
+    assert reason in caplog.text
+
+
+def test_auto_takes_the_first_that_answers_right(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+):
+    replaced(monkeypatch, BACKENDS["eager"].make)
+    assert make_model("cbam", backend="auto").backend == "compile"
+
+
+def test_parity_sees_wrong_maps_even_where_the_logits_agree(make_model: MakeModel):
+    plain = cut_of(make_model("cbam"))
+
+    class OffGate(Wrong):
+        def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+            activation, first, *maps = self.trunk(images)
+            return (activation, first + 0.02, *maps)
+
+    found = parity(plain, replace(plain, trunk=OffGate(plain.trunk, images(), {})), images())
+    assert found.logits == 0
+    assert found.maps == pytest.approx(0.02, abs=1e-6)
+    assert not found
+
+
+@pytest.mark.parametrize(
+    "worse", [{"logits": 2e-3}, {"maps": 0.02}, {"top1": 0.99}, {"logits": float("nan")}]
+)
+def test_each_of_the_three_gates_can_close(worse: dict[str, float]):
+    assert TOLERANCE
+    assert not replace(TOLERANCE, **worse)
+
+
+def test_parity_over_two_sets_is_the_worse_of_both():
+    both = Parity(1e-4, 0.02, 1.0) & Parity(2e-3, 0.001, 0.5)
+    assert both == Parity(2e-3, 0.02, 0.75)
+
+
+# The long form, over a folder of photos: benchmarks.parity.
+@pytest.mark.parametrize("model_name", cards())
+@pytest.mark.parametrize("name", EXACT)
+def test_bundled_models_answer_alike_on_the_gallery(name: str, model_name: str):
+    photos = sorted(GALLERY.glob("*.jpg"))
+    assert len(photos) >= 10
+    model = load(model_name)
+    plain = cut_of(model)
+    fast, _ = backends.accelerate(plain, name, model.card.preprocess.size_px)
+    batch = torch.stack([model.card.preprocess(_photo(path)) for path in photos])
+    found = parity(plain, fast, batch.to(memory_format=torch.channels_last))
+    assert found, found
+
+
+def _photo(path: Path) -> Image.Image:
+    return decode(path.read_bytes())
+
+
+def test_the_api_says_what_runs_a_model_and_how_exactly(make_model: MakeModel):
+    schemas = pytest.importorskip("app.schemas")
+    info = schemas.model_info(make_model("cbam", backend="eager-bf16"))
+    assert (info.backend, info.precision) == ("eager-bf16", "PyTorch, bfloat16: approximate")
+    assert schemas.model_info(make_model("cbam")).precision == "PyTorch, float32"
+
+
+def test_a_service_with_an_unknown_back_end_does_not_start():
+    main, settings = pytest.importorskip("app.main"), pytest.importorskip("app.settings")
+    with pytest.raises(UnknownName, match="'tensorrt'"):
+        main.create_app(settings.Settings(backend="tensorrt"))
