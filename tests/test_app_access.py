@@ -54,6 +54,7 @@ def test_without_a_key_no_question_is_answered(serve: Serve, jpeg: bytes) -> Non
         answer = ask(client, jpeg, route)
         assert_problem(answer, 401, "X-API-Key")
         assert answer.headers["www-authenticate"].startswith("Basic ")
+    assert client.post("/v2/models/tiny-none/infer", json={}).status_code == 401
     for wrong in (KEY[:-1], KEY + "k", KEY.upper(), "", " ", "ä" * 32):
         assert ask(client, jpeg, headers={"X-API-Key": wrong.encode()}).status_code == 401
     for wrong in ({"Authorization": "Basic ?"}, {"Authorization": f"Bearer {KEY}"}, basic("k")):
