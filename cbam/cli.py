@@ -1,4 +1,4 @@
-"""The command `cbam-lens`: serve, explain, models, train, evaluate."""
+"""The command `cbam-lens`: serve, explain, models, train, evaluate, bench."""
 
 import json
 import os
@@ -13,6 +13,7 @@ from rich.table import Table
 
 from cbam import METHODS, __version__
 from cbam.errors import CBAMLensError, UnknownName
+from cbam.explain.backends import AUTO, BACKENDS
 from cbam.explain.engine import Options, explain
 from cbam.model import Model, cards, load, open_photo
 
@@ -24,6 +25,7 @@ app = typer.Typer(
 models_app = typer.Typer(help="What models there are.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 console = Console()
+RUNNERS = ", ".join((*BACKENDS, AUTO))
 
 
 def main() -> None:
@@ -47,6 +49,9 @@ def serve(
         "127.0.0.1"
     ),
     port: Annotated[int, typer.Option(envvar="PORT", help="port to listen on")] = 8000,
+    backend: Annotated[
+        str, typer.Option(envvar="CBAM_LENS_BACKEND", help=f"what runs the networks: {RUNNERS}")
+    ] = "eager",
 ) -> None:
     """Start the page and the API. Settings: environment variables CBAM_LENS_*.
 
@@ -55,8 +60,9 @@ def serve(
     """
     from app.main import create_app
     from app.server import serve as serve_until_stopped
+    from app.settings import Settings
 
-    service = create_app()
+    service = create_app(Settings(backend=backend))
     console.print(f"CBAM Lens on [bold]http://{host}:{port}[/bold]  (Ctrl-C ends it)")
     serve_until_stopped(service, host, port)
 
@@ -82,18 +88,23 @@ def explain_command(
     method: Annotated[str, typer.Option(help=", ".join(METHODS))] = "gradcam",
     layer: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="block to explain; default: the last"),
+        typer.Option(help="block to explain, or several: layer3.1,layer4.1; default: the last"),
+    ] = None,
+    versus: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="class that finercam contrasts with; default: the closest ones"),
     ] = None,
     top_k: Annotated[int, typer.Option(min=1, max=20, help="number of predictions")] = 5,
+    backend: Annotated[str, typer.Option(help=f"what runs the networks: {RUNNERS}")] = "eager",
 ) -> None:
     """Ask the models about a photo: a table, a picture (-o) or JSON (--json)."""
     from cbam.render import compare_sheet
 
-    models = [load(name) for name in model] if model else default_family()
+    models = [load(name, backend) for name in model] if model else default_family(backend)
     started = time.perf_counter()
     image = open_photo(photo)
     waits = {"decode": (time.perf_counter() - started) * 1000, "queue": 0.0}
-    explanations = explain(models, image, Options(target, method, layer, top_k))
+    explanations = explain(models, image, Options(target, method, layer, top_k, versus=versus))
     if as_json:
         from app.schemas import explained
 
@@ -114,13 +125,13 @@ def explain_command(
         Console(stderr=True).print(f"wrote {output}")
 
 
-def default_family() -> list[Model]:
+def default_family(backend: str = "eager") -> list[Model]:
     """All models of the first bundled family."""
     known = cards()
     if not known:
         raise UnknownName("No models are bundled here. Name one with --model FOLDER.")
     family = next(iter(known.values())).family
-    return [load(card.folder) for card in known.values() if card.family == family]
+    return [load(card.folder, backend) for card in known.values() if card.family == family]
 
 
 # Column title -> where the number stands on a card.
@@ -273,6 +284,49 @@ def evaluate(
     for key, cells in rows.items():
         table.add_row(*key, *(cells.get(name, "") for name in done))
     console.print(table)
+
+
+@app.command()
+def bench(
+    only: Annotated[
+        str, typer.Option(help="sections, comma-separated: peers,methods,service,memory")
+    ] = "",
+    quick: Annotated[
+        bool, typer.Option("--quick", help="tiny networks: whether it runs, not how fast")
+    ] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="what takes minutes for one number, too")
+    ] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="print Markdown")] = False,
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("-o", "--output", help="Markdown file to write; JSON goes beside it"),
+    ] = None,
+) -> None:
+    """Measure CBAM Lens beside its peers: every row a ratio from one run. Extra: bench.
+
+    Exit status 1 if something failed. A missed target is a result, not a failure.
+    """
+    from app.bench import measure as measure_service
+    from cbam.bench.run import MEASURES, chosen, run
+    from cbam.bench.subjects import Plan
+
+    measures = {**MEASURES, "service": measure_service}
+    plan = Plan.quick() if quick else Plan()
+    aside = Console(stderr=True, highlight=False)
+    report = run(
+        replace(plan, full=full),
+        {name: measures[name] for name in chosen(only)},
+        lambda row: aside.print("  ".join(row.cells()[:3]), markup=False, soft_wrap=True),
+    )
+    if output is not None:
+        output.write_text(report.to_markdown(), encoding="utf-8")
+        output.with_suffix(".json").write_text(report.to_json(), encoding="utf-8")
+        aside.print(f"wrote {output} and {output.with_suffix('.json')}")
+    if markdown or output is None:
+        print(report.to_markdown())  # noqa: T201
+    if report.failed:
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":
