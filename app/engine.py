@@ -61,7 +61,7 @@ class _Key:
     @classmethod
     def of(cls, models: Sequence[Model], options: Options) -> "_Key":
         names = tuple(model.name for model in models)
-        cheap = getattr(METHODS[options.method], "cost_class", "low") == "low"
+        cheap = METHODS[options.method].cost_class == "low"
         layer = str(options.layer or models[0].layers[-1])
         return cls(names, layer, None if cheap else object())
 
