@@ -3,17 +3,19 @@
 
     python -m benchmarks.attention_cost [--backbone resnet50] [--batch 1] [--rounds 40]
                                         [--threads 2] [--engine openvino ...] [--side 224]
+                                        [--clock cpu]
 
 Every row is a ratio from one run: the networks of an engine take turns, in a new order each round;
 shown are the median of the rounds' ratios, and the ratio of the fastest rounds, which a busy
-machine disturbs least. Engines:
+machine disturbs least. On a machine that is never quiet, `--clock cpu --threads 1` counts the CPU
+time of the process and not the wall's. Engines:
 
     plain      the modules as they are written, channels-last (for all: no norm is folded away)
     eager      the back end "eager": norms folded for all, the gates' products joined with the sum
     openvino   the back end "openvino", float32 (it folds norms and joins sums for all, too)
 
-"naive" is CBAM as a direct reading of its formulas, written for this comparison: pooling windows
-of the map's size, the MLP run twice, gates expanded to the size of the feature map.
+"naive" is CBAM as a direct reading of its formulas, written for this comparison: pooling layers to
+1 x 1, the MLP run twice, gates expanded to the size of the feature map.
 
 The floor: what CBAM cannot do without, on this machine. It has to read the feature map (maximum and
 mean over the image at once, if somebody writes that), to write the map that the channel gate leaves
@@ -57,9 +59,8 @@ class Naive(nn.Module):
         self.conv, self.bn = ours.spatial.conv, ours.spatial.bn
 
     def forward(self, x: Tensor) -> Tensor:
-        size = (x.shape[2], x.shape[3])
-        average = nn.functional.avg_pool2d(x, size, stride=size)
-        largest = nn.functional.max_pool2d(x, size, stride=size)
+        average = nn.functional.adaptive_avg_pool2d(x, 1)
+        largest = nn.functional.adaptive_max_pool2d(x, 1)
         logits = self.mlp(average.flatten(1)) + self.mlp(largest.flatten(1))
         x = x * torch.sigmoid(logits)[:, :, None, None].expand_as(x)
         planes = torch.stack((torch.max(x, 1)[0], torch.mean(x, 1)), dim=1)
@@ -108,7 +109,7 @@ class Times:
         return min(self.rounds[kind]) / min(self.rounds["none"])
 
 
-def race(calls: dict[str, Call], images: Tensor, rounds: int) -> Times:
+def race(calls: dict[str, Call], images: Tensor, rounds: int, clock: Callable[[], float]) -> Times:
     """Let them take turns, in a new order each round."""
     times: dict[str, list[float]] = {kind: [] for kind in calls}
     order, shuffled = list(calls), random.Random(0)
@@ -118,19 +119,19 @@ def race(calls: dict[str, Call], images: Tensor, rounds: int) -> Times:
         for _ in range(rounds):
             shuffled.shuffle(order)
             for kind in order:
-                started = time.perf_counter()
+                started = clock()
                 calls[kind](images)
-                times[kind].append((time.perf_counter() - started) * 1000)
+                times[kind].append((clock() - started) * 1000)
     return Times(times)
 
 
-def fastest_ms(call: Callable[[], object], rounds: int = 30) -> float:
+def fastest_ms(call: Callable[[], object], clock: Callable[[], float], rounds: int = 30) -> float:
     """The fastest of some calls."""
     best = float("inf")
     for _ in range(rounds):
-        started = time.perf_counter()
+        started = clock()
         call()
-        best = min(best, time.perf_counter() - started)
+        best = min(best, clock() - started)
     return best * 1000
 
 
@@ -141,7 +142,9 @@ def gmacs(network: nn.Module, images: Tensor) -> float:
     return float(counter.get_total_flops()) / 2e9
 
 
-def floor_ms(nets: dict[str, nn.Module], images: Tensor, plain_ms: float) -> tuple[float, float]:
+def floor_ms(
+    nets: dict[str, nn.Module], images: Tensor, plain_ms: float, clock: Callable[[], float]
+) -> tuple[float, float]:
     """The least that CBAM's passes and CBAM's operations take here, in milliseconds."""
     passes = 0.0
     with torch.inference_mode():
@@ -149,8 +152,8 @@ def floor_ms(nets: dict[str, nn.Module], images: Tensor, plain_ms: float) -> tup
         for features in (activation, *maps.values()):  # as large as what its block's gates see
             flat = features.flatten()
             copy = torch.empty_like(flat)
-            read_ms = min(fastest_ms(flat.max), fastest_ms(flat.sum))
-            passes += 2 * read_ms + fastest_ms(partial(copy.copy_, flat))
+            read_ms = min(fastest_ms(flat.max, clock), fastest_ms(flat.sum, clock))
+            passes += 2 * read_ms + fastest_ms(partial(copy.copy_, flat), clock)
     macs = {kind: gmacs(nets[kind], images) for kind in ("none", "cbam")}
     return passes, plain_ms * (macs["cbam"] / macs["none"] - 1)
 
@@ -164,9 +167,11 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--clock", default="wall", choices=["wall", "cpu"])
     parser.add_argument("--engine", action="append", choices=["plain", "eager", "openvino"])
     asked = parser.parse_args()
 
+    clock = time.process_time if asked.clock == "cpu" else time.perf_counter
     torch.set_num_threads(asked.threads)
     torch.manual_seed(1)
     images = torch.randn(asked.batch, 3, asked.side, asked.side)
@@ -174,16 +179,16 @@ def main() -> None:
     nets = networks(asked.backbone)
     print(
         f"{asked.backbone}, batch {asked.batch}, {asked.side} px, {asked.threads} threads, "
-        f"{asked.rounds} rounds, torch {torch.__version__}; up to the last block"
+        f"{asked.clock} time, {asked.rounds} rounds, torch {torch.__version__}; to the last block"
     )
     for engine in asked.engine or ["plain", "eager", "openvino"]:
         if engine == "openvino" and find_spec("openvino") is None:
             print("openvino   not measured: not installed")
             continue
         calls = {kind: call_of(network, engine, asked.side) for kind, network in nets.items()}
-        times = race(calls, images, asked.rounds)
+        times = race(calls, images, asked.rounds, clock)
         plain_ms = min(times.rounds["none"])
-        passes_ms, operations_ms = floor_ms(nets, images, plain_ms)
+        passes_ms, operations_ms = floor_ms(nets, images, plain_ms, clock)
         floor = 1 + (passes_ms + operations_ms) / plain_ms
         for kind, each in times.rounds.items():
             print(
