@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from cbam.explain.backends import BACKENDS, check_backend
 from cbam.explain.engine import Options, check, explain_many
 from cbam.explain.explanation import Explanation
 from cbam.explain.methods import METHODS
+from cbam.explain.package import package
 from cbam.images import decode
 from cbam.model import Model, cards, load
 
@@ -55,15 +57,15 @@ class _Key:
     """What questions have in common that can share a trunk pass."""
 
     models: tuple[str, ...]
-    layer: str
+    layers: tuple[str, ...]
     alone: object = None  # for a question that must not hold up others
 
     @classmethod
     def of(cls, models: Sequence[Model], options: Options) -> "_Key":
         names = tuple(model.name for model in models)
         cheap = METHODS[options.method].cost_class == "low"
-        layer = str(options.layer or models[0].layers[-1])
-        return cls(names, layer, None if cheap else object())
+        layers = models[0].chosen_layers(options.layer)
+        return cls(names, layers, None if cheap else object())
 
 
 class Engine:
@@ -237,11 +239,19 @@ class Engine:
 
     async def _serve(self) -> None:
         """Load the models, then answer what comes."""
+        loop = asyncio.get_running_loop()
         try:
-            await asyncio.get_running_loop().run_in_executor(self._model_thread, self._load)
+            await loop.run_in_executor(self._model_thread, self._load)
         except Exception as error:
             self.problem = str(error)
             log.critical("The models cannot be loaded: %s", error)
             return
         self._loaded = True
+        loop.run_in_executor(self._picture_threads, _preload)
         await self.queue.serve()
+
+
+def _preload() -> None:
+    """Import the methods' package beside the models, not in the first request that needs it."""
+    with suppress(UnknownName):  # who asks for one of its methods is told
+        package()

@@ -325,6 +325,27 @@ def test_another_method_and_layer_are_asked_for_at_once(visit: Visit, jpeg: byte
     assert any(differ(before, paintings(page)))
 
 
+def test_a_method_that_contrasts_classes_offers_them(visit: Visit, jpeg: bytes) -> None:
+    page = visit("/?photo=bell-tower.jpg")
+    expect(page.locator("#result")).to_be_visible()
+    page.locator(".options summary").click()
+    expect(page.get_by_label("Rather than")).to_be_hidden()  # Grad-CAM knows one class
+    with answered(page):
+        page.get_by_label("Method").select_option(label="Finer-CAM")
+    nearest = paintings(page)
+    target = page.locator("#result").get_attribute("data-target")
+    other = next(label for label in reversed(LABELS) if label != target)
+    with answered(page):
+        page.get_by_label("Rather than").select_option(label=other)
+    assert any(differ(nearest, paintings(page)))
+    assert f"versus={other}" in page.url
+    assert f'-F "versus={other}"' in (page.locator(".rest code").text_content() or "")
+    with answered(page):
+        page.get_by_label("Method").select_option(label="Layer-CAM")  # the class is not sent
+    expect(page.get_by_label("Rather than")).to_be_hidden()
+    assert "versus" not in page.url
+
+
 def test_a_class_whose_map_is_not_here_is_asked_for(visit: Visit, jpeg: bytes) -> None:
     page = visit()
     upload(page, jpeg)

@@ -5,6 +5,8 @@ hooks that the package sets sit on a stub that lives as long as the call.
 """
 
 from collections.abc import Callable
+from importlib import import_module
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,23 +35,29 @@ class _Stub(nn.Module):
         self.device = nn.Parameter(torch.empty(0))  # the package asks for the first one's device
 
 
-def _map(name: str, case: Case, values: Tensor, gradient: Tensor) -> Tensor:
-    """The package's map for one class, unscaled: (1, h, w), negative values still in it."""
-    try:  # two seconds, and only who asks for its methods needs it
-        import pytorch_grad_cam
-        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+def package() -> Any:
+    """The grad-cam package. Only who asks for its methods needs it, and its import takes seconds.
+
+    Raises UnknownName if it cannot be imported.
+    """
+    try:
+        return import_module("pytorch_grad_cam")
     except ImportError as error:  # OpenCV, which it needs, misses a system library
         raise UnknownName(
-            f"{name} is not to be had here: the grad-cam package cannot be imported ({error}). "
-            "'gradcam' works without it."
+            "This method is not to be had here: the grad-cam package cannot be imported "
+            f"({error}). 'gradcam' works without it."
         ) from error
 
+
+def _map(name: str, case: Case, values: Tensor, gradient: Tensor) -> Tensor:
+    """The package's map for one class, unscaled: (1, h, w), negative values still in it."""
+    known = package()
     stub = _Stub()
-    cam = getattr(pytorch_grad_cam, name)(model=stub, target_layers=[stub])
+    cam = getattr(known, name)(model=stub, target_layers=[stub])
     image = cam.get_cam_image(
         values,
         stub,
-        [ClassifierOutputTarget(case.index)],
+        [known.utils.model_targets.ClassifierOutputTarget(case.index)],
         values.numpy(),
         gradient.numpy(),
         False,

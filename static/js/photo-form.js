@@ -25,6 +25,7 @@ class PhotoForm extends HTMLElement {
     document.addEventListener("target-change", ({ detail }) => this.#onTarget(detail));
     this.#listenForDrops();
     this.#resume();
+    this.#offerVersus();
   }
 
   #listenForDrops() {
@@ -52,8 +53,9 @@ class PhotoForm extends HTMLElement {
     const result = document.getElementById("result");
     this.#photo = result?.dataset.photo || asked.get("photo") || "";
     this.#target = asked.get("target") ?? "";
-    for (const name of ["method", "layer"]) {
+    for (const name of ["method", "layer", "versus"]) {
       const field = this.form.elements[name];
+      if (!field) continue;
       if (asked.has(name)) field.value = asked.get(name);
       if (field.selectedIndex === -1) field.selectedIndex = 0; // no such method: the usual one
     }
@@ -68,7 +70,16 @@ class PhotoForm extends HTMLElement {
     else this.#ask({ target: name === "target" ? value : "" });
   }
 
+  /** A class to contrast with, only for methods that do. */
+  #offerVersus() {
+    const { method, versus } = this.form.elements;
+    if (!versus) return;
+    versus.disabled = !("versus" in method.selectedOptions[0].dataset); // not sent then
+    versus.closest("label").hidden = versus.disabled;
+  }
+
   #onOption({ name, value }) {
+    if (name === "method") this.#offerVersus();
     if (name === "family") location.search = new URLSearchParams({ family: value }); // other classes, other layers
     else if (name !== "image" && (this.#photo || this.file.files.length)) this.#ask();
   }
@@ -220,12 +231,13 @@ class PhotoForm extends HTMLElement {
   /** A gallery photo's question as the page's address; an uploaded photo has none. */
   #remember() {
     const address = new URL(location.href);
-    const { method, layer, family } = this.form.elements;
+    const { method, layer, versus, family } = this.form.elements;
     const question = {
       photo: this.#photo,
       target: this.#target,
       method: method.selectedIndex > 0 ? method.value : "",
       layer: layer.value,
+      versus: !versus || versus.disabled ? "" : versus.value,
       family: family.type === "hidden" ? "" : family.value,
     };
     address.search = "";
