@@ -4,10 +4,10 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -94,6 +94,7 @@ class Engine:
         self.draining = False
         self.problem = ""  # why it will never be ready
         self._loaded = False
+        self._held_pixels = 0
         self._model_thread = ThreadPoolExecutor(1, "model")
         self._picture_threads = ThreadPoolExecutor(settings.decode_threads, "pictures")
         self.queue: Batcher[Question, list[Explanation]] = Batcher(
@@ -173,8 +174,10 @@ class Engine:
         try:
             async with self.queue.place():
                 photo = await self.in_picture_thread(self._decode, data, trace)
-            key = _Key.of(models, options)
-            explanations, queue_s = await self.queue.ask(key, (photo, options), alive)
+            with self._holding(photo):
+                key = _Key.of(models, options)
+                limited = replace(options, time_limit_s=self.settings.inference_timeout_s)
+                explanations, queue_s = await self.queue.ask(key, (photo, limited), alive)
         except Full:
             raise self._busy("queue_full", "Too many requests wait for the models.") from None
         except Dropped:
@@ -193,6 +196,23 @@ class Engine:
         trace.answered = time.perf_counter()
         waits = {name: trace.stages[name] * 1000 for name in ("decode", "queue")}
         return Answer(explanations, waits)
+
+    @contextmanager
+    def _holding(self, photo: Image.Image) -> Iterator[None]:
+        """Count a decoded photo while it waits: a few large ones could fill the memory.
+
+        One alone always may. Raises HTTPException 503.
+        """
+        pixels = photo.width * photo.height
+        if self._held_pixels and self._held_pixels + pixels > (
+            self.settings.max_held_megapixels * 1e6
+        ):
+            raise self._busy("memory", "Too many large photos wait for the models.")
+        self._held_pixels += pixels
+        try:
+            yield
+        finally:
+            self._held_pixels -= pixels
 
     async def in_picture_thread(self, call: Callable[..., Any], *args: Any) -> Any:
         """Run a call that decodes or encodes pictures, off the event loop."""

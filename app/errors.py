@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from app.schemas import Problem
-from cbam.errors import BadCard, BadImage, CBAMLensError, NotAnImage, UnknownName
+from cbam.errors import BadCard, BadImage, CBAMLensError, NotAnImage, TooSlow, UnknownName
 
 log = logging.getLogger("cbam_lens")
 
@@ -23,6 +23,7 @@ STATUS: dict[type[CBAMLensError], int] = {
     BadImage: 422,
     UnknownName: 422,
     BadCard: 500,
+    TooSlow: 504,
 }
 
 

@@ -27,6 +27,7 @@ class Settings(BaseSettings):
     family: str = ""  # the default family; empty: the first one there is
     max_upload_mb: float = Field(10, gt=0)  # whole body, MiB; a phone's photo has 3 to 8
     max_megapixels: float = Field(40, gt=0)  # 120 MB once decoded
+    max_held_megapixels: float = Field(160, gt=0)  # of all decoded photos that wait; then a 503
     max_side_px: int = Field(16_384, gt=0)  # a strip of one pixel's height is no photo
     max_fields: int = Field(16, gt=0)  # form fields beside the photo
     max_field_kb: int = Field(4, gt=0)  # size of one of them, KiB

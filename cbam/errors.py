@@ -4,6 +4,7 @@
     ├── UnknownName        a model, method, layer, class or option that does not exist
     ├── BadCard            a model card or its weights do not hold together
     ├── BadRecipe          a training recipe does not hold together
+    ├── TooSlow            a costly method did not end within its time limit
     └── BadImage           an upload that cannot be used
         ├── NotAnImage         no JPEG, PNG or WebP
         ├── BrokenImage        truncated or malformed
@@ -35,6 +36,10 @@ class BadCard(CBAMLensError):
 
 class BadRecipe(CBAMLensError):
     """A training recipe names something that cannot be trained."""
+
+
+class TooSlow(CBAMLensError):
+    """A method of many passes gave up: it would have taken longer than it was allowed to."""
 
 
 class BadImage(CBAMLensError):

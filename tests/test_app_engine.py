@@ -209,6 +209,30 @@ def test_a_slow_answer_is_a_504_and_the_next_one_is_served(
 # Failures
 
 
+def test_a_costly_method_ends_with_its_request(serve: Callable[..., TestClient]) -> None:
+    client = serve(inference_timeout_s=0.001)
+    # The models' thread gives up, too: it could go on for minutes with nobody waiting.
+    late = send(client, jpeg_of(60), method="scorecam", layer="layer1.0")
+    assert_problem(late, 504, "cheaper method")
+
+
+def test_large_photos_that_wait_are_too_many_before_the_memory_is_full(
+    serve: Callable[..., TestClient], gate: Callable[[], Gate], threads: ThreadPoolExecutor
+) -> None:
+    client = serve(max_held_megapixels=0.01, retry_after_s=3)
+    models = gate()
+    try:
+        first = threads.submit(send, client, jpeg_of(300))  # 0.012 megapixels: alone it may
+        assert models.started.wait(LIMIT_S)
+        refused = send(client, jpeg_of(60))
+        assert_problem(refused, 503, "large photos")
+        assert refused.headers["retry-after"] == "3"
+    finally:
+        models.opened.set()
+    assert first.result(LIMIT_S).status_code == 200
+    assert send(client, jpeg_of(60)).status_code == 200  # nothing is held any more
+
+
 def test_a_job_that_fails_fails_alone_and_tells_nothing_of_the_inside(
     client: TestClient,
     monkeypatch: pytest.MonkeyPatch,

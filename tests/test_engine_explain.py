@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch.testing import assert_close
 
 import cbam
 from cbam.attention import ATTENTION
-from cbam.errors import BadImage, BrokenImage, NotAnImage, UnknownName
+from cbam.errors import BadImage, BrokenImage, NotAnImage, TooSlow, UnknownName
 from cbam.explain.engine import Options, check, explain, explain_many
 from cbam.explain.explanation import Explanation
 from cbam.explain.methods import METHODS, heat_maps
@@ -500,3 +501,16 @@ def test_when_a_stacked_pass_fails_the_questions_are_asked_one_by_one(
 def test_no_questions_and_no_models_have_no_answers(make_model: MakeModel, make_photo: MakePhoto):
     assert explain_many([make_model()], []) == []
     assert explain_many([], [(make_photo(), Options())]) == [[]]
+
+
+@pytest.mark.parametrize("method", ["scorecam", "ablationcam"])
+def test_a_method_of_many_passes_gives_up_when_its_time_is_over(
+    make_model: Callable[..., Model], method: str
+) -> None:
+    model, photo = make_model("cbam"), Image.effect_noise((64, 64), 80).convert("RGB")
+    allowed = Options(method=method, layer="layer3.0", time_limit_s=60)
+    (explanation,) = explain([model], photo, allowed)
+    assert explanation.heatmap.any()
+    with pytest.raises(TooSlow, match="a cheaper method"):
+        explain([model], photo, replace(allowed, time_limit_s=0))
+    explain([model], photo, Options(time_limit_s=0))  # one pass is never cut

@@ -30,6 +30,7 @@ class Options:
     top_k: int = 5  # predictions, and heat maps where they come free
     attention: bool = True  # gate maps too
     versus: int | str | None = None  # for Finer-CAM: class to contrast with; None: the closest
+    time_limit_s: float | None = None  # for methods of many passes; then TooSlow
 
 
 def explain(
@@ -43,7 +44,7 @@ def explain(
     same way, the classes that Finer-CAM contrasts with are the first model's. Of several layers,
     the maps are scaled to [0, 1], enlarged to the image's size and averaged.
     Raises UnknownName for a method, layer or class that a model does not have, and if the models do
-    not know the same classes.
+    not know the same classes; TooSlow if a time limit is over.
     """
     (answer,) = explain_many(models, [(photo, options)])
     if isinstance(answer, Exception):
@@ -111,8 +112,13 @@ class _Asked:
     target: int | None = None  # once known, the class that all models explain
     versus: tuple[int, ...] = ()  # once known, the classes that all contrast it with
     image: Tensor | None = None  # (3, S, S), as the model at work sees the photo
+    ends_at: float = field(init=False)  # on time.monotonic()
     answers: list[Explanation] = field(default_factory=list)
     error: Exception | None = None
+
+    def __post_init__(self) -> None:
+        limit_s = self.options.time_limit_s
+        self.ends_at = time.monotonic() + (float("inf") if limit_s is None else limit_s)
 
     @contextmanager
     def own_failure(self) -> Iterator[None]:
@@ -185,6 +191,7 @@ def _explanation(
             options.method,
             versus=asked.versus,
             image=image,
+            ends_at=asked.ends_at,
         )
         for each in cut.cuts
     ]

@@ -4,6 +4,7 @@ Every formula asks the head alone (Score-CAM: the trunk too), differentiates wit
 `torch.autograd.grad` and sets no hook, so that threads may share the network.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cbam.errors import TooSlow
 from cbam.explain.split import Split
 
 Score = Callable[[Tensor], Tensor]  # logits (classes,) -> the number to explain
@@ -28,6 +30,15 @@ class Case:
     index: int  # class to explain
     versus: tuple[int, ...] = ()  # classes to contrast it with, for methods that do
     image: Tensor | None = None  # (1, 3, H, W), for methods that mask it
+    ends_at: float = float("inf")  # on time.monotonic(): methods of many passes give up then
+
+    def go_on(self) -> None:
+        """Between two passes. Raises TooSlow once the time is over."""
+        if time.monotonic() > self.ends_at:
+            raise TooSlow(
+                "This method needs a pass for each channel, and the time for it is over. Ask fewer "
+                "models, an earlier layer with fewer channels, or a cheaper method."
+            )
 
     def gradient(self, score: Score | None = None) -> tuple[Tensor, Tensor]:
         """Activation and the gradient of a score, by default the class's logit; (1, C, h, w)."""
@@ -132,6 +143,7 @@ def ablationcam(case: Case) -> Tensor:
         losses = activation.new_zeros(activation.shape[1])  # a silent channel loses nothing
         alive = activation[0].any(dim=2).any(dim=1).nonzero()[:, 0]
         for some in torch.split(alive, max(1, min(64, BATCH_FLOATS // activation.numel()))):
+            case.go_on()
             ablated = activation.repeat(len(some), 1, 1, 1)
             ablated[torch.arange(len(some)), some] = 0
             losses[some] = full - case.split.run_head(ablated)[0][:, case.index]
@@ -161,10 +173,11 @@ def scorecam(case: Case) -> Tensor:
     if case.image is None:
         raise ValueError("Score-CAM masks the image: it cannot do without.")
     with torch.inference_mode():
-        logits = [
-            case.split.run_head(case.split.run_trunk(case.image * masks)[0])[0][:, case.index]
-            for masks in _masks(case.activation[0], case.image.shape[2:])
-        ]
+        logits: list[Tensor] = []
+        for masks in _masks(case.activation[0], case.image.shape[2:]):
+            case.go_on()
+            activation, _ = case.split.run_trunk(case.image * masks)
+            logits.append(case.split.run_head(activation)[0][:, case.index])
         return weighted(case.activation, torch.cat(logits).softmax(dim=0).unsqueeze(0))
 
 

@@ -184,17 +184,19 @@ def heat_maps(
     *,
     versus: Sequence[int] = (),
     image: Tensor | None = None,
+    ends_at: float = float("inf"),
 ) -> Tensor:
     """One image's raw maps for `classes`: activation (1, C, h, w) -> (len(classes), h, w).
 
     Values are in logits for Grad-CAM, in the method's own scale otherwise; negative evidence is cut
     off at zero, and a map with no positive evidence is zero everywhere. `versus` are the classes
-    that Finer-CAM contrasts with, `image` (1, 3, H, W) is what Score-CAM masks. Raises UnknownName.
+    that Finer-CAM contrasts with, `image` (1, 3, H, W) is what Score-CAM masks;
+    methods of many passes give up at `ends_at` on time.monotonic(). Raises UnknownName, TooSlow.
     """
     if method not in METHODS:
         raise UnknownName.of("CAM method", method, METHODS)
     chosen = METHODS[method]
     if chosen.pooled is not None and split.pooled_linear is not None:
         return chosen.pooled(activation, split.pooled_linear, classes)
-    cases = (Case(split, activation, index, tuple(versus), image) for index in classes)
+    cases = (Case(split, activation, index, tuple(versus), image, ends_at) for index in classes)
     return torch.cat([chosen.run(case) for case in cases])
