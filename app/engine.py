@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -267,7 +268,9 @@ class Engine:
             log.critical("The models cannot be loaded: %s", error)
             return
         self._loaded = True
-        loop.run_in_executor(self._picture_threads, _preload)
+        threading.Thread(
+            target=_preload, name="preload", daemon=True
+        ).start()  # no stop waits for it
         await self.queue.serve()
 
 
