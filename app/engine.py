@@ -268,9 +268,8 @@ class Engine:
             log.critical("The models cannot be loaded: %s", error)
             return
         self._loaded = True
-        threading.Thread(
-            target=_preload, name="preload", daemon=True
-        ).start()  # no stop waits for it
+        # No executor's thread: a stop would wait for the import.
+        threading.Thread(target=_preload, name="preload", daemon=True).start()
         await self.queue.serve()
 
 

@@ -57,9 +57,9 @@ def test_it_is_alive_at_once_and_ready_once_the_models_are_loaded(
 ) -> None:
     may_load = threading.Event()
 
-    def load(folder: Any) -> cbam.Model:
+    def load(folder: Any, backend: str) -> cbam.Model:
         assert may_load.wait(30)
-        return cbam.load(folder)
+        return cbam.load(folder, backend)
 
     monkeypatch.setattr(engine_module, "load", load)
     client = serve(wait=False)

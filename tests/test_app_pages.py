@@ -202,9 +202,9 @@ def test_the_page_is_there_while_the_models_load_and_says_so_when_asked(
 ) -> None:
     may_load = threading.Event()
 
-    def load(folder: Any) -> cbam.Model:
+    def load(folder: Any, backend: str) -> cbam.Model:
         assert may_load.wait(30)
-        return cbam.load(folder)
+        return cbam.load(folder, backend)
 
     monkeypatch.setattr(engine_module, "load", load)
     client = serve(wait=False)

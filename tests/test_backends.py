@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from cbam.attention import ATTENTION
 from cbam.errors import UnknownName
 from cbam.explain import backends
-from cbam.explain.backends import BACKENDS, TOLERANCE, Backend, Compiled, Parity, parity
+from cbam.explain.backends import BACKENDS, TOLERANCE, Backend, OnGPU, Parity, parity
 from cbam.explain.split import Split, split
 from cbam.images import decode
 from cbam.model import Model, cards, load
@@ -140,8 +141,15 @@ def test_bf16_says_that_it_is_approximate_and_is(make_model: MakeModel):
     assert fast.run_trunk(images(1))[0].dtype == torch.float32
 
 
-def test_auto_never_chooses_an_approximate_one():
-    assert all(BACKENDS[name].exact for name in backends.FASTEST_FIRST)
+def test_auto_never_chooses_an_approximate_one(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+):
+    taken: list[str] = []
+    monkeypatch.setattr(backends, "_seconds", lambda cut, images: taken.append("timed") or 1.0)
+    exact = [name for name, each in BACKENDS.items() if each.exact and not each.missing()]
+    model = make_model("cbam", backend="auto")
+    assert model.backend in exact
+    assert len(taken) == len(exact)
 
 
 def test_the_gpus_back_end_is_refused_where_there_is_no_gpu(
@@ -150,6 +158,8 @@ def test_the_gpus_back_end_is_refused_where_there_is_no_gpu(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UnknownName, match="no CUDA GPU.*eager"):
         make_model("cbam", backend="compile")
+    with pytest.raises(UnknownName, match="no CUDA GPU"):
+        make_model("cbam", backend="cuda")
 
 
 def test_the_gpus_back_end_brings_its_outputs_home(make_model: MakeModel):
@@ -160,7 +170,7 @@ def test_the_gpus_back_end_brings_its_outputs_home(make_model: MakeModel):
         compiled.append(trunk)
         return trunk
 
-    trunk = Compiled(plain.trunk, images(), {}, device="cpu", compiler=compiler)
+    trunk = OnGPU(plain.trunk, images(), {}, device="cpu", compiler=compiler)
     assert len(compiled) == 1
     assert parity(plain, replace(plain, trunk=trunk), images())
 
@@ -196,9 +206,11 @@ def broken(trunk: nn.Module, images: Tensor, folded: Any) -> nn.Module:
 
 
 def replaced(monkeypatch: pytest.MonkeyPatch, make: Any) -> None:
-    """The first back end that AUTO tries is this one."""
-    monkeypatch.setitem(BACKENDS, "compile", Backend("a test's", True, lambda: "", make))
-    monkeypatch.setattr(backends, "FASTEST_FIRST", ("compile", "eager"))
+    """AUTO may choose between this one, which is the faster, and eager."""
+    mine = Backend("a test's", True, lambda: "", make)
+    monkeypatch.setattr(backends, "BACKENDS", {"fast": mine, "eager": BACKENDS["eager"]})
+    slower = count(1)
+    monkeypatch.setattr(backends, "_seconds", lambda cut, images: float(next(slower)))
 
 
 @pytest.mark.parametrize(
@@ -216,11 +228,11 @@ def test_auto_passes_over_what_fails_its_check_and_says_why(
     assert reason in caplog.text
 
 
-def test_auto_takes_the_first_that_answers_right(
+def test_auto_takes_the_fastest_that_answers_right(
     make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
 ):
     replaced(monkeypatch, BACKENDS["eager"].make)
-    assert make_model("cbam", backend="auto").backend == "compile"
+    assert make_model("cbam", backend="auto").backend == "fast"
 
 
 def test_parity_sees_wrong_maps_even_where_the_logits_agree(make_model: MakeModel):

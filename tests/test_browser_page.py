@@ -351,13 +351,13 @@ def test_a_class_whose_map_is_not_here_is_asked_for(visit: Visit, jpeg: bytes) -
     upload(page, jpeg)
     page.locator("details.options > summary").click()
     with answered(page):
-        page.locator("select[name=method]").select_option("hirescam")  # the target's map only
+        page.locator("select[name=method]").select_option("layercam")  # the target's map only
     shown = page.locator("#result").get_attribute("data-target")
     other = next(label for label in LABELS if label != shown)
     with answered(page):
         press(page, other)
     expect(page.locator("#result")).to_have_attribute("data-target", other)
-    expect(page.locator(".rest code")).to_contain_text("method=hirescam")
+    expect(page.locator(".rest code")).to_contain_text("method=layercam")
 
 
 def test_the_gates_of_every_block_are_shown_and_open_large(visit: Visit, jpeg: bytes) -> None:
