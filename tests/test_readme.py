@@ -7,9 +7,12 @@ import pytest
 from typer.testing import CliRunner
 
 import cbam
+from app.settings import Settings
 from cbam.cli import app
+from cbam.explain.backends import BACKENDS
 
 ROOT = Path(__file__).parent.parent
+SERVICE = (ROOT / "docs" / "service.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -26,8 +29,26 @@ def test_it_names_every_class_of_a_small_family(name: str) -> None:
     assert [label for label in labels if label not in text] == []
 
 
-def test_every_file_it_links_to_is_there() -> None:
-    links = re.findall(r"\]\(([^)#]+)\)", README)
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "docs/service.md", "benchmarks/README.md"]
+)
+def test_every_file_it_links_to_is_there(page: str) -> None:
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / page).read_text(encoding="utf-8"))
     local = [link for link in links if not link.startswith("http")]
-    assert len(local) > 3
-    assert [link for link in local if not (ROOT / link).exists()] == []
+    assert local
+    assert [link for link in local if not (ROOT / page).parent.joinpath(link).exists()] == []
+
+
+def test_every_setting_is_explained_with_its_default() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \| .+ \|$", SERVICE, re.MULTILINE)
+    defaults = {
+        name: "empty"
+        if field.default in ("", (), None)
+        else f"{field.default:g}"
+        if isinstance(field.default, float)
+        else str(field.default)
+        for name, field in Settings.model_fields.items()
+    }
+    assert dict(rows) == defaults
+    backends = next(line for line in SERVICE.splitlines() if line.startswith("| `backend`"))
+    assert [name for name in (*BACKENDS, "auto") if name not in backends] == []
