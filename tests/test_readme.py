@@ -22,6 +22,13 @@ def test_its_table_is_what_the_command_prints() -> None:
     assert printed in README
 
 
+def test_its_speeds_are_all_those_with_a_target_that_the_benchmark_wrote() -> None:
+    results = (ROOT / "benchmarks" / "results.md").read_text(encoding="utf-8").splitlines()
+    judged = [line for line in results if "| met |" in line or "| missed |" in line]
+    assert len(judged) > 5
+    assert "\n".join(judged) in README
+
+
 @pytest.mark.parametrize("name", cbam.cards())
 def test_it_names_every_class_of_a_small_family(name: str) -> None:
     labels = cbam.cards()[name].labels
