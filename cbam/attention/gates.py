@@ -41,8 +41,7 @@ class ChannelGate(nn.Module):
         elif self.pool == "max":
             logits = self.mlp(x.amax(dim=(2, 3)))
         else:
-            pooled = torch.stack((x.mean(dim=(2, 3)), x.amax(dim=(2, 3))))  # (2, N, C)
-            logits = self.mlp(pooled).sum(dim=0)  # one run of the MLP for both
+            logits = self.mlp(x.mean(dim=(2, 3))) + self.mlp(x.amax(dim=(2, 3)))
         return torch.sigmoid(logits).unsqueeze(-1).unsqueeze(-1)  # (N, C, 1, 1)
 
 
