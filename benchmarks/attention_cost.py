@@ -3,7 +3,7 @@
 
     python -m benchmarks.attention_cost [--backbone resnet50] [--batch 1] [--rounds 40]
                                         [--threads 2] [--engine openvino ...] [--side 224]
-                                        [--clock cpu]
+                                        [--clock cpu] [--profile]
 
 Every row is a ratio from one run: the networks of an engine take turns, in a new order each round;
 shown are the median of the rounds' ratios, and the ratio of the fastest rounds, which a busy
@@ -23,12 +23,16 @@ and to read it again (maximum and mean over the channels), one block after the o
 product rides with the residual sum, which the plain network has as well. How long a read and a
 write take is measured in the same run, by torch, on tensors of the same sizes; the multiply-adds of
 the MLPs and of the 7x7 convolutions come at the rate that the plain network reaches.
+
+`--profile` prints instead in which operations of the engine "eager" the difference lies, by torch's
+profiler, which slows small operations down.
 """
 
 import argparse
 import random
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -36,6 +40,7 @@ from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 import cbam
@@ -158,6 +163,34 @@ def floor_ms(
     return passes, plain_ms * (macs["cbam"] / macs["none"] - 1)
 
 
+def operations_ms(call: Call, images: Tensor, rounds: int) -> Counter[str]:
+    """Milliseconds of a pass in each operation itself, without those that it calls."""
+    found: Counter[str] = Counter()
+    with torch.inference_mode():
+        for _ in range(10):
+            call(images)
+        with profile(activities=[ProfilerActivity.CPU]) as profiled:
+            for _ in range(rounds):
+                call(images)
+    for event in profiled.key_averages():
+        found[event.key] += event.self_cpu_time_total / 1000 / rounds
+    return found
+
+
+def print_profile(nets: dict[str, nn.Module], images: Tensor, side_px: int, rounds: int) -> None:
+    """Where CBAM's time goes, operation by operation."""
+    plain, cbam_ms = (
+        operations_ms(call_of(nets[kind], "eager", side_px), images, rounds)
+        for kind in ("none", "cbam")
+    )
+    print(
+        f"eager      ms a pass: none {plain.total():.2f}, cbam {cbam_ms.total():.2f}; by operation:"
+    )
+    rows = sorted(((cbam_ms[name] - plain[name], name) for name in cbam_ms), reverse=True)
+    for more, name in rows[:12]:
+        print(f"{more:+7.2f}  {name}  ({plain[name]:.2f} -> {cbam_ms[name]:.2f})")
+
+
 def main() -> None:
     """Print the table."""
     about = __doc__ or ""
@@ -169,6 +202,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", default="wall", choices=["wall", "cpu"])
     parser.add_argument("--engine", action="append", choices=["plain", "eager", "openvino"])
+    parser.add_argument("--profile", action="store_true")
     asked = parser.parse_args()
 
     clock = time.process_time if asked.clock == "cpu" else time.perf_counter
@@ -181,6 +215,9 @@ def main() -> None:
         f"{asked.backbone}, batch {asked.batch}, {asked.side} px, {asked.threads} threads, "
         f"{asked.clock} time, {asked.rounds} rounds, torch {torch.__version__}; to the last block"
     )
+    if asked.profile:
+        print_profile(nets, images, asked.side, asked.rounds)
+        return
     for engine in asked.engine or ["plain", "eager", "openvino"]:
         if engine == "openvino" and find_spec("openvino") is None:
             print("openvino   not measured: not installed")
@@ -188,8 +225,8 @@ def main() -> None:
         calls = {kind: call_of(network, engine, asked.side) for kind, network in nets.items()}
         times = race(calls, images, asked.rounds, clock)
         plain_ms = min(times.rounds["none"])
-        passes_ms, operations_ms = floor_ms(nets, images, plain_ms, clock)
-        floor = 1 + (passes_ms + operations_ms) / plain_ms
+        passes_ms, macs_ms = floor_ms(nets, images, plain_ms, clock)
+        floor = 1 + (passes_ms + macs_ms) / plain_ms
         for kind, each in times.rounds.items():
             print(
                 f"{engine:10} {kind:6} fastest {min(each):7.2f} ms   ratio: median "
@@ -199,7 +236,7 @@ def main() -> None:
         met = "met" if times.fastest("cbam") <= TARGET else "missed"
         print(
             f"{engine:10} target {TARGET:.2f} {met}; floor {floor:.3f} "
-            f"(passes {passes_ms:.2f} ms, operations {operations_ms:.2f} ms); "
+            f"(passes {passes_ms:.2f} ms, operations {macs_ms:.2f} ms); "
             f"cbam is {times.fastest('cbam') - floor:+.3f} from it"
         )
 
