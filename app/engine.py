@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import logging
-import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -250,6 +249,8 @@ class Engine:
                     raise answer
             self.models[card.name] = model
             log.info("%s runs in %s: %s", card.name, model.backend, BACKENDS[model.backend].title)
+        with suppress(UnknownName):  # whoever asks for one of its methods is told
+            package()  # its import takes seconds, in which a running service would stutter
 
     def _explain_many(
         self, key: Hashable, questions: Sequence[Question]
@@ -268,12 +269,4 @@ class Engine:
             log.critical("The models cannot be loaded: %s", error)
             return
         self._loaded = True
-        # No executor's thread: a stop would wait for the import.
-        threading.Thread(target=_preload, name="preload", daemon=True).start()
         await self.queue.serve()
-
-
-def _preload() -> None:
-    """Import the methods' package beside the models, not in the first request that needs it."""
-    with suppress(UnknownName):  # who asks for one of its methods is told
-        package()

@@ -254,9 +254,6 @@ def assert_keeps_its_size(served: Served, jpeg: bytes, warm_up: int, requests: i
 
         with ThreadPoolExecutor(8) as clients:  # thread pools fill up when many ask at once
             list(clients.map(ask, [warm_up // 8] * 8))
-        # The methods' package is imported beside the first requests: wait for it, it is large.
-        package = {"method": "layercam"}
-        assert client.post("/api/v1/explain", files=files, data=package).status_code == 200
         memory, open_files, threads = size_of(process)
         ask(requests)
         memory_after, open_files_after, threads_after = size_of(process)

@@ -189,13 +189,16 @@ def test_a_drop_now_and_then_buys_no_time(port: int, begun: bytes, status: int |
         assert parsed(answer)[0] == status
 
 
-def test_a_slow_answer_to_a_whole_request_is_not_cut(port: int) -> None:
+def test_a_slow_answer_to_a_whole_request_is_not_cut(
+    port: int, request: pytest.FixtureRequest
+) -> None:
     with connected(port) as client:
         client.sendall(
             f"POST /slow?seconds={SLOW_S} HTTP/1.1\r\nHost: test\r\n".encode()
             + b"Content-Length: 4\r\n\r\nbody"
         )
-        client.sendall(b"\r\n")  # which old browsers add
+        if "httptools" in request.node.name:  # h11 takes it for the next request
+            client.sendall(b"\r\n")  # which old browsers add
         status, body = answer_of(client)
     assert status == 200
     assert json.loads(body) == {"bytes": 4}
