@@ -52,6 +52,7 @@ class Server(uvicorn.Server):
             http=deadline_protocol(self.settings, parser),
             lifespan="on",
             server_header=False,
+            access_log=self.settings.log_style == "off",  # else there is our own line a request
             timeout_keep_alive=self.settings.keep_alive_s,
             timeout_graceful_shutdown=self.settings.drain_s,
             forwarded_allow_ips=self.settings.forwarded_allow_ips,
