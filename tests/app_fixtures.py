@@ -7,6 +7,7 @@ imported before pytest could rewrite their assertions, so these say themselves w
 import base64
 import io
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ from fastapi.testclient import TestClient
 from PIL import Image, ImageDraw
 from starlette.types import Message, Receive, Scope
 
+import cbam
+from app import engine as engine_module
 from app.main import create_app
 from app.settings import Settings
 from cbam.cards import Card, write_card
@@ -107,6 +110,19 @@ def wait_until_ready(client: TestClient, limit_s: float = 30) -> None:
     while (answer := client.get("/readyz")).status_code != 200:
         assert time.monotonic() < end, f"not ready after {limit_s} s: {answer.text}"
         time.sleep(0.02)
+
+
+@pytest.fixture
+def may_load(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Models of services started from now on are loaded only once this is set."""
+    allowed = threading.Event()
+
+    def load(folder: Any, backend: str) -> cbam.Model:
+        assert allowed.wait(30), "nobody allowed the models to be loaded"
+        return cbam.load(folder, backend)
+
+    monkeypatch.setattr(engine_module, "load", load)
+    return allowed
 
 
 @pytest.fixture(scope="session")

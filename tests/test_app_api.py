@@ -22,7 +22,6 @@ from app_fixtures import (
 from fastapi.testclient import TestClient
 
 import cbam
-from app import engine as engine_module
 from cbam import METHODS
 
 pytest_plugins = ["app_fixtures"]
@@ -53,15 +52,8 @@ def untimed(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_it_is_alive_at_once_and_ready_once_the_models_are_loaded(
-    serve: Callable[..., TestClient], jpeg: bytes, monkeypatch: pytest.MonkeyPatch
+    serve: Callable[..., TestClient], jpeg: bytes, may_load: threading.Event
 ) -> None:
-    may_load = threading.Event()
-
-    def load(folder: Any, backend: str) -> cbam.Model:
-        assert may_load.wait(30)
-        return cbam.load(folder, backend)
-
-    monkeypatch.setattr(engine_module, "load", load)
     client = serve(wait=False)
     try:
         assert client.get("/healthz").json() == {"status": "alive"}

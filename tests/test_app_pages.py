@@ -198,15 +198,8 @@ def labelled(page: HTML) -> set[str]:
 
 
 def test_the_page_is_there_while_the_models_load_and_says_so_when_asked(
-    serve: Callable[..., TestClient], jpeg: bytes, monkeypatch: pytest.MonkeyPatch
+    serve: Callable[..., TestClient], jpeg: bytes, may_load: threading.Event
 ) -> None:
-    may_load = threading.Event()
-
-    def load(folder: Any, backend: str) -> cbam.Model:
-        assert may_load.wait(30)
-        return cbam.load(folder, backend)
-
-    monkeypatch.setattr(engine_module, "load", load)
     client = serve(wait=False)
     try:
         page = get(client)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from cbam.attention import ATTENTION
+from cbam.bench.methods import COUNTERPARTS
 from cbam.errors import UnknownName
 from cbam.explain.formulas import Case, ablationcam, mean_of_layers, rivals
 from cbam.explain.methods import METHODS, gradcam, heat_maps, pooled_gradcam
@@ -112,24 +113,8 @@ def minus(index: int) -> Callable[[Tensor], Tensor]:
     return lambda logits: -logits[index]
 
 
-# Our name -> the package's class.
-PACKAGE = {
-    "gradcam": "GradCAM",
-    "hirescam": "HiResCAM",
-    "elementwise": "GradCAMElementWise",
-    "gradcam++": "GradCAMPlusPlus",
-    "xgradcam": "XGradCAM",
-    "layercam": "LayerCAM",
-    "shapleycam": "ShapleyCAM",
-    "finercam": "FinerCAM",
-    "counterfactual": "GradCAM",
-    "ablationcam": "AblationCAM",
-    "scorecam": "ScoreCAM",
-    "eigencam": "EigenCAM",
-    "eigengradcam": "EigenGradCAM",
-    "kpcacam": "KPCA_CAM",
-    "randomcam": "RandomCAM",
-}
+# Our name -> the package's class. For the counterfactual, of another score.
+PACKAGE = {**COUNTERPARTS, "counterfactual": "GradCAM"}
 COMPARED = [name for name in METHODS if name != "randomcam"]  # compared below, with its seed
 CLASSLESS = ("eigencam", "kpcacam", "randomcam")  # these do not ask the network anything
 

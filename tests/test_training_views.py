@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_training import COLOURS
+from test_training import recipe as squares
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
@@ -17,24 +19,16 @@ from cbam.training.data import InMemory, Stacked, training_photos
 from cbam.training.recipe import Recipe
 from cbam.training.views import jittered, random_views
 
-COLOURS = {"n1": (220, 40, 40), "n2": (40, 40, 220)}
 CPU = torch.device("cpu")
 
 
 def recipe(**changes: Any) -> Recipe:
-    values: dict[str, Any] = {
-        "family": "squares",
-        "title": "Squares",
-        "labels": {"n1": "red", "n2": "blue"},
-        "data": "colours",
-        "licence": "MIT",
+    """The one of the other training tests, for small images."""
+    small = {
         "backbone_options": {"width": 8, "stem": "small"},
         "phases": [{"image_size_px": 32, "epochs": 2}, {"image_size_px": 40, "epochs": 1}],
-        "batch_size": 4,
-        "warmup_epochs": 1,
-        "precision": "no",
     }
-    return Recipe.model_validate({**values, **changes})
+    return squares(**{**small, **changes})
 
 
 def write_parquet(path: Path, sides: list[int]) -> None:

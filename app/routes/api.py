@@ -1,6 +1,7 @@
 """The REST API, version 1."""
 
 import io
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
@@ -44,11 +45,15 @@ PNG: dict[str, Any] = {"description": "a picture", "content": {"image/png": {}}}
 api = APIRouter(prefix="/api/v1", tags=["v1"], dependencies=[Depends(admit)])
 
 
-def png(image: Image.Image) -> bytes:
-    """Encoded as PNG, without metadata."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
+async def as_png(request: Request, paint: Callable[[], Image.Image]) -> Response:
+    """What `paint` makes as a PNG without metadata; painted and encoded off the event loop."""
+
+    def png() -> bytes:
+        buffer = io.BytesIO()
+        paint().save(buffer, "PNG", compress_level=1)
+        return buffer.getvalue()
+
+    return Response(await engine_of(request).in_picture_thread(png), media_type="image/png")
 
 
 @api.get("/models", responses={**ASKED, 503: PROBLEMS[503]})
@@ -110,14 +115,14 @@ async def heatmap(request: Request) -> Response:
     view = explanation.view
     width, height = view.x1 - view.x0, view.y1 - view.y0
 
-    def paint() -> bytes:
+    def paint() -> Image.Image:
         if fields.raw:
-            return png(render.grey(explanation.heatmap, width, height))
+            return render.grey(explanation.heatmap, width, height)
         if not fields.overlay:
-            return png(render.coloured(explanation.heatmap, width, height))
-        return png(explanation.overlay(fields.opacity))
+            return render.coloured(explanation.heatmap, width, height)
+        return explanation.overlay(fields.opacity)
 
-    return Response(await engine_of(request).in_picture_thread(paint), media_type="image/png")
+    return await as_png(request, paint)
 
 
 @api.post(
@@ -129,11 +134,7 @@ async def heatmap(request: Request) -> Response:
 async def compare(request: Request) -> Response:
     """All models of a family in one PNG, as in the paper's figure."""
     asked = await ask(request, TargetFields)
-
-    def paint() -> bytes:
-        return png(render.compare_sheet(asked.answer.explanations))
-
-    return Response(await engine_of(request).in_picture_thread(paint), media_type="image/png")
+    return await as_png(request, lambda: render.compare_sheet(asked.answer.explanations))
 
 
 @api.post(
@@ -148,11 +149,8 @@ async def attention(request: Request) -> Any:
     explanations = asked.answer.explanations
     if "image/png" not in request.headers.get("accept", ""):
         return schemas.attended(asked.image, explanations)
-
-    def paint() -> bytes:
-        return png(_stacked([item for item in explanations if item.attention] or explanations))
-
-    return Response(await engine_of(request).in_picture_thread(paint), media_type="image/png")
+    shown = [item for item in explanations if item.attention] or explanations
+    return await as_png(request, lambda: _stacked(shown))
 
 
 def _stacked(explanations: list[Explanation]) -> Image.Image:

@@ -16,7 +16,7 @@ from cbam.explain.methods import METHODS
 SECTION = "methods"
 OURS, FORWARD = "ours", "forward"
 # Our method -> the package's class; others have no counterpart there.
-PACKAGE = {
+COUNTERPARTS = {
     "gradcam": "GradCAM",
     "hirescam": "HiResCAM",
     "elementwise": "GradCAMElementWise",
@@ -65,13 +65,15 @@ def beside(
     rounds = 1 if method.cost_class == "high" else plan.rounds
     own = race(SECTION, {OURS: ours, FORWARD: forward}, rounds, plan.limit_s)
     yield own.row(title, OURS, FORWARD)
-    if name not in PACKAGE:
+    if name not in COUNTERPARTS:
         return
 
     module, reason = PEERS[GRAD_CAM].load()
     contestants: dict[str, Run] = {}
     if module is not None and runs_package:
-        theirs: Run = partial(_by_package, module, PACKAGE[name], subject, chosen, photos, index)
+        theirs: Run = partial(
+            _by_package, module, COUNTERPARTS[name], subject, chosen, photos, index
+        )
         contestants = {OURS: ours, GRAD_CAM: theirs}
     else:
         reason = reason or ONLY_FULL

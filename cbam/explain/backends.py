@@ -17,9 +17,11 @@ from importlib.util import find_spec
 from queue import Empty, SimpleQueue
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from cbam import render
 from cbam.errors import CBAMLensError, UnknownName
 from cbam.explain.fuse import Folded, fuse
 from cbam.explain.methods import heat_maps
@@ -199,21 +201,15 @@ def parity(plain: Split, fast: Split, images: Tensor) -> Parity:
     worst = max((float((maps[name] - fast_maps[name]).abs().max()) for name in maps), default=0.0)
     for row, index in enumerate(top.tolist()):
         heat, fast_heat = (
-            _scaled(heat_maps(plain, each[row : row + 1], [index]))
+            render.scaled(heat_maps(plain, each[row : row + 1], [index]).numpy())
             for each in (activation, fast_activation)
         )
-        worst = max(worst, float((heat - fast_heat).abs().max()))
+        worst = max(worst, float(np.abs(heat - fast_heat).max()))
     return Parity(
         float((logits - fast_logits).abs().max()),
         worst,
         float((top == fast_logits.argmax(dim=1)).float().mean()),
     )
-
-
-def _scaled(heat: Tensor) -> Tensor:
-    """A heat map over its own range: [0, 1]; zero where there is no positive evidence."""
-    peak = heat.max()
-    return heat / peak if peak > 0 else heat
 
 
 def check_backend(name: str) -> None:
