@@ -118,6 +118,14 @@ async def ask(app: FastAPI, width: int, hangs_up: bool = False) -> int:
     return status
 
 
+async def held(app: FastAPI, gate: Callable[[], Gate]) -> tuple[Gate, asyncio.Task[int]]:
+    """A gate before the models, and a first request that is held at it."""
+    models = gate()
+    first = asyncio.create_task(ask(app, 50))
+    assert await asyncio.to_thread(models.started.wait, LIMIT_S)
+    return models, first
+
+
 # The queue
 
 
@@ -171,9 +179,8 @@ def test_requests_are_answered_in_the_order_in_which_they_came(
 ) -> None:
     async def scenario() -> list[int]:
         async with running(tiny_models) as app:
-            models = gate()
-            asked = [asyncio.create_task(ask(app, 50))]
-            await asyncio.to_thread(models.started.wait, LIMIT_S)
+            models, first = await held(app, gate)
+            asked = [first]
             for position, width in enumerate((80, 60, 70), start=1):
                 asked.append(asyncio.create_task(ask(app, width)))
                 await queued(app, position)
@@ -275,9 +282,7 @@ def test_a_client_that_went_while_it_waited_costs_the_models_nothing(
 ) -> None:
     async def scenario() -> list[int]:
         async with running(tiny_models) as app:
-            models = gate()
-            first = asyncio.create_task(ask(app, 50))
-            await asyncio.to_thread(models.started.wait, LIMIT_S)
+            models, first = await held(app, gate)
             gone = asyncio.create_task(ask(app, 60, hangs_up=True))
             await queued(app, 1)
             last = asyncio.create_task(ask(app, 70))
@@ -299,9 +304,7 @@ def test_a_client_that_hangs_up_is_no_error_of_the_app(
 
     async def scenario() -> None:
         async with running(tiny_models) as app:
-            models = gate()
-            first = asyncio.create_task(ask(app, 50))
-            await asyncio.to_thread(models.started.wait, LIMIT_S)
+            models, first = await held(app, gate)
             gone = asyncio.create_task(ask(app, 60, hangs_up=True))
             await queued(app, 1)
             models.opened.set()
@@ -341,9 +344,7 @@ def test_stopping_finishes_what_runs_and_what_waits(
 ) -> None:
     async def scenario() -> list[int]:
         async with running(tiny_models) as app:
-            models = gate()
-            first = asyncio.create_task(ask(app, 50))
-            await asyncio.to_thread(models.started.wait, LIMIT_S)
+            models, first = await held(app, gate)
             waiting = asyncio.create_task(ask(app, 60))
             await queued(app, 1)
             threading.Timer(0.1, models.opened.set).start()  # while it is being stopped
@@ -361,9 +362,7 @@ def test_what_does_not_end_within_the_time_to_drain_is_a_503(
 ) -> None:
     async def scenario() -> list[int]:
         async with running(tiny_models, drain_s=1) as app:
-            models = gate()
-            first = asyncio.create_task(ask(app, 50))
-            await asyncio.to_thread(models.started.wait, LIMIT_S)
+            models, first = await held(app, gate)
             waiting = asyncio.create_task(ask(app, 60))
             await queued(app, 1)
             threading.Timer(1.3, models.opened.set).start()
@@ -380,9 +379,7 @@ def test_while_it_drains_what_was_taken_is_answered_and_what_comes_is_a_503(
 ) -> None:
     async def scenario() -> None:
         async with running(tiny_models) as app:
-            models = gate()
-            taken = asyncio.create_task(ask(app, 50))
-            await asyncio.to_thread(models.started.wait, LIMIT_S)
+            models, taken = await held(app, gate)
             app.state.engine.drain()
             assert app.state.engine.draining
             assert not app.state.engine.ready
