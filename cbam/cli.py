@@ -203,7 +203,7 @@ def train(
     ),
     workers: Annotated[int, typer.Option(min=0, help="processes that augment photos")] = 1,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="with torch.compile: pays on a GPU")
+        bool, typer.Option("--compile", help="with torch.compile; on a CPU the attention alone")
     ] = False,
 ) -> None:
     """Train a family, one member after the other; resumes where it was stopped. Extra: train."""

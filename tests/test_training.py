@@ -1,6 +1,8 @@
 """Recipes and the training loop, on photos of coloured squares."""
 
+import copy
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
 import cbam
 from cbam.attention import ATTENTION
@@ -416,6 +419,54 @@ def test_in_training_too_all_members_see_the_same_views(
     for attention in ("se", "cbam"):
         pairs = zip(seen["none"], seen[attention], strict=True)
         assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def gradients(gates: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
+    """The output, the gradient of the sum of its squares, and those of the parameters."""
+    x = x.clone().requires_grad_()
+    out = gates(x)
+    out.float().square().sum().backward()
+    assert x.grad is not None
+    return out.detach(), x.grad, *(p.grad for p in gates.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_compiled_gates_compute_in_float32(
+    loop: Any, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    compiled: list[Any] = []
+
+    def compiler(what: Any, **_: Any) -> Any:
+        compiled.append(what)
+        return what
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    network = cbam.build("resnet18", width=8, attention="cbam")
+    assert loop._compiled(network, network, torch.device(device)) is network
+    assert compiled == ([network] if device == "cuda" else compiled[:8])
+    assert compiled
+    x = torch.randn(2, 8, 6, 6)
+    gates = network.get_submodule("layer1.0.attention")
+    with torch.autocast("cpu", torch.bfloat16):
+        found = gates(x)
+    assert torch.equal(found, type(gates).forward(gates, x))  # rounded to bf16 they would differ
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_gates_have_the_gradients_of_plain_ones(loop: Any) -> None:
+    plain = nn.Sequential(ATTENTION["cbam"](32))
+    nn.init.constant_(plain.get_submodule("0.spatial.bn").weight, 0.5)
+    compiled = copy.deepcopy(plain)
+    loop._compiled(compiled, compiled, torch.device("cpu"))
+    x = torch.randn(4, 32, 12, 12).bfloat16().to(memory_format=torch.channels_last)
+    expected = gradients(plain, x.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = gradients(compiled, x)
+    for one, other in zip(found, expected, strict=True):
+        atol = 0.01 * float(other.abs().max())
+        torch.testing.assert_close(one.float(), other, rtol=0.02, atol=atol)
 
 
 def test_a_finished_training_is_not_trained_again(loop: Any, dataset: InMemory, tmp_path: Path):

@@ -146,6 +146,14 @@ def test_a_crop_of_everything_is_the_photo_or_its_mirror(monkeypatch: pytest.Mon
     assert 0 < sum(mirrored) < 16
 
 
+def test_a_view_of_half_the_size_is_the_mean_of_two_by_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(views_module, "ASPECT", 0.0)
+    photo = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    small = random_views(photo, 32, 1.0, 0.0, torch.Generator().manual_seed(1)).float()
+    mean = torch.nn.functional.avg_pool2d(photo.float(), 2)
+    assert min((small - each).abs().max() for each in (mean, mean.flip(3))) <= 0.51  # rounding
+
+
 @pytest.mark.parametrize(
     ("factors", "theirs"),
     [

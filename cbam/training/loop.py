@@ -5,11 +5,12 @@ train ...`; the loop is the same.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch._dynamo as dynamo
 from accelerate import Accelerator
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import save_file
@@ -19,6 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
 
+from cbam.attention import GATES
 from cbam.backbones import build
 from cbam.training.data import InMemory, Stacked, batches, normalise
 from cbam.training.recipe import Recipe
@@ -43,7 +45,8 @@ def train(
 ) -> Trained:
     """Train `attention`'s member in the folder `run`, resuming from its checkpoint if it has one.
 
-    `compiled`: with torch.compile, which pays on a GPU (on a CPU it was no faster).
+    `compiled`: with torch.compile, which wants a C++ compiler: the network on a GPU; on a CPU the
+    attention modules alone.
     Leaves `checkpoint.pt`, TensorBoard events and at the end `weights.safetensors`: float32, of the
     moving average if the recipe asks for one.
     """
@@ -59,7 +62,7 @@ def train(
     average = AveragedModel(plain, multi_avg_fn=decay, use_buffers=True)
     network, optimizer = accelerator.prepare(plain, optimizer)
     if compiled:
-        network = torch.compile(network)
+        network = _compiled(plain, network, accelerator.device)
     steps = len(dataset) // (recipe.batch_size * accelerator.num_processes)
     schedule = LambdaLR(optimizer.optimizer, lambda step: recipe.rate(step / steps))
     first = 0
@@ -138,6 +141,35 @@ def _loader(
         batches(dataset, recipe, epoch, workers)
     )
     return loader
+
+
+def _compiled(plain: nn.Module, network: nn.Module, device: torch.device) -> nn.Module:
+    """`network`, which is `plain` prepared for `device`, compiled where that pays.
+
+    On a GPU all of it; on a CPU, in place and for each shape that they meet, the modules that hold
+    gates: convolutions gain nothing there.
+    """
+    dynamo.config.recompile_limit = 128  # modules of one class share it: blocks x image sizes
+    for module in plain.modules():
+        if any(isinstance(part, tuple(GATES)) for part in module.children()):
+            exact = _in_float32(module.forward)
+            on_cpu = device.type == "cpu"
+            module.forward = torch.compile(exact, dynamic=False) if on_cpu else exact
+    return network if device.type == "cpu" else torch.compile(network)  # type: ignore[return-value]
+
+
+def _in_float32(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The same in float32 whatever the precision around it.
+
+    Compiled, a backward pass computes products anew; rounded otherwise than before, none of them is
+    the maximum whose gradient it looks for, and that gradient is 0 / 0.
+    """
+
+    def in_float32(x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return forward(x.float()).to(x.dtype)
+
+    return in_float32
 
 
 def _optimizer(recipe: Recipe, network: nn.Module) -> Optimizer:

@@ -4,7 +4,7 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import affine_grid, grid_sample
+from torch.nn.functional import affine_grid, avg_pool2d, grid_sample
 
 ASPECT = math.log(4 / 3)  # of a crop: from 3:4 to 4:3
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow and torchvision
@@ -17,9 +17,11 @@ def random_views(
 
     uint8 (B, 3, H, W) -> uint8 (B, 3, size_px, size_px). A crop has `crop_scale_min` to all of the
     photo's area: Szegedy et al. 2014, https://arxiv.org/abs/1409.4842, as torchvision's
-    RandomResizedCrop, but bilinear without antialiasing: for sizes near the photos' own.
+    RandomResizedCrop, but bilinear, and averaged over 2 x 2 points where a view has half the
+    photo's size or less: for sizes near the photos' own.
     """
     count, _, height, width = photos.shape
+    points = 2 if 2 * size_px <= max(height, width) else 1
 
     def uniform(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(count, device=photos.device, generator=draw)
@@ -32,8 +34,9 @@ def random_views(
     theta = torch.zeros(count, 2, 3, device=photos.device)
     theta[:, 0, 0], theta[:, 0, 2] = wide * mirror, (1 - wide) * uniform(-1, 1)
     theta[:, 1, 1], theta[:, 1, 2] = high, (1 - high) * uniform(-1, 1)
-    grid = affine_grid(theta, [count, 3, size_px, size_px], align_corners=False)
+    grid = affine_grid(theta, [count, 3, points * size_px, points * size_px], align_corners=False)
     views = grid_sample(photos.float(), grid, padding_mode="border", align_corners=False)
+    views = avg_pool2d(views, points)
     if jitter:
         factors = torch.stack([uniform(1 - jitter, 1 + jitter) for _ in range(3)])
         views = jittered(views, *factors.view(3, count, 1, 1, 1))
