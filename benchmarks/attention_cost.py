@@ -12,6 +12,7 @@ time of the process and not the wall's. Engines:
 
     plain      the modules as they are written, channels-last (for all: no norm is folded away)
     eager      the back end "eager": norms folded for all, the gates' products joined with the sum
+    numba      the same, CBAM's gates compiled by Numba: the back end "numba"
     openvino   the back end "openvino", float32 (it folds norms and joins sums for all, too)
 
 "naive" is CBAM as a direct reading of its formulas, written for this comparison: pooling layers to
@@ -36,7 +37,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
@@ -46,10 +46,11 @@ from torch.utils.flop_counter import FlopCounterMode
 import cbam
 from cbam.attention import CBAM
 from cbam.backbones import BACKBONES, blocks
-from cbam.explain.backends import accelerate
+from cbam.explain.backends import BACKENDS, accelerate
 from cbam.explain.split import split
 
 TARGET = 1.10
+ENGINES = ("plain", "eager", "numba", "openvino")
 Call = Callable[[Tensor], object]
 
 
@@ -201,7 +202,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", default="wall", choices=["wall", "cpu"])
-    parser.add_argument("--engine", action="append", choices=["plain", "eager", "openvino"])
+    parser.add_argument("--engine", action="append", choices=ENGINES)
     parser.add_argument("--profile", action="store_true")
     asked = parser.parse_args()
 
@@ -218,9 +219,9 @@ def main() -> None:
     if asked.profile:
         print_profile(nets, images, asked.side, asked.rounds)
         return
-    for engine in asked.engine or ["plain", "eager", "openvino"]:
-        if engine == "openvino" and find_spec("openvino") is None:
-            print("openvino   not measured: not installed")
+    for engine in asked.engine or ENGINES:
+        if engine in BACKENDS and (missing := BACKENDS[engine].missing()):
+            print(f"{engine:10} not measured: {missing}")
             continue
         calls = {kind: call_of(network, engine, asked.side) for kind, network in nets.items()}
         times = race(calls, images, asked.rounds, clock)

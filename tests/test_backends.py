@@ -36,9 +36,10 @@ def cut_of(model: Model) -> Split:
     return split(model.network, model.layers[-1])
 
 
-def test_openvino_is_among_those_tried():
-    pytest.importorskip("openvino")
-    assert "openvino" in EXACT
+@pytest.mark.parametrize("name", ["numba", "openvino"])
+def test_what_is_installed_is_among_those_tried(name: str):
+    pytest.importorskip(name)
+    assert name in EXACT
 
 
 @pytest.mark.parametrize("attention", ATTENTION)
@@ -176,16 +177,17 @@ def test_the_gpus_back_end_brings_its_outputs_home(make_model: MakeModel):
 
 
 def test_an_unknown_back_end_is_refused_with_those_that_there_are(make_model: MakeModel):
-    with pytest.raises(UnknownName, match="'tensorrt'.*auto, eager, eager-bf16, openvino"):
+    with pytest.raises(UnknownName, match="'tensorrt'.*auto, eager, eager-bf16, numba, openvino"):
         make_model("cbam", backend="tensorrt")
 
 
-def test_without_openvino_the_error_says_how_to_get_it(
-    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["numba", "openvino"])
+def test_without_the_extra_the_error_says_how_to_get_it(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, name: str
 ):
     monkeypatch.setattr(backends, "find_spec", lambda name: None)
-    with pytest.raises(UnknownName, match=r"pip install cbam-lens\[openvino\]"):
-        make_model("cbam", backend="openvino")
+    with pytest.raises(UnknownName, match=rf"pip install cbam-lens\[{name}\]"):
+        make_model("cbam", backend=name)
     assert make_model("cbam", backend="auto").backend == "eager"
 
 

@@ -41,11 +41,13 @@ class Backend:
 
 
 class Eager(nn.Module):
-    """The trunk in PyTorch, in fewer passes over memory."""
+    """The trunk in PyTorch, in fewer passes over memory; if wished CBAM's gates by Numba."""
 
-    def __init__(self, trunk: fx.GraphModule, images: Tensor, folded: Folded) -> None:
+    def __init__(
+        self, trunk: fx.GraphModule, images: Tensor, folded: Folded, gates_compiled: bool = False
+    ) -> None:
         super().__init__()
-        self.trunk = fuse(trunk, folded)
+        self.trunk = fuse(trunk, folded, gates_compiled)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         outputs: tuple[Tensor, ...] = self.trunk(images)
@@ -146,6 +148,12 @@ def _openvino_missing() -> str:
     return ""
 
 
+def _numba_missing() -> str:
+    if find_spec("numba") is None:
+        return "Numba is not installed; `pip install cbam-lens[numba]` brings it"
+    return ""
+
+
 def _gpu_missing() -> str:
     return "" if torch.cuda.is_available() else "PyTorch finds no CUDA GPU here"
 
@@ -153,6 +161,12 @@ def _gpu_missing() -> str:
 BACKENDS: dict[str, Backend] = {
     "eager": Backend("PyTorch, float32", True, _nothing_missing, Eager),
     "eager-bf16": Backend("PyTorch, bfloat16: approximate", False, _nothing_missing, EagerBf16),
+    "numba": Backend(
+        "PyTorch with CBAM's gates compiled by Numba, float32",
+        True,
+        _numba_missing,
+        partial(Eager, gates_compiled=True),
+    ),
     "openvino": Backend("OpenVINO on the CPU, float32", True, _openvino_missing, OpenVINO),
     "cuda": Backend("PyTorch on a CUDA GPU, float32", True, _gpu_missing, OnGPU),
     "compile": Backend(

@@ -6,22 +6,30 @@ each pass below looks at one pattern in the graph, whatever network or attention
 
 import operator
 from collections.abc import Callable, MutableMapping
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from cbam.attention import CBAM
+
 # (convolution, norm) -> both in one; kept by the caller, so that several trunks share the weights
 Folded = MutableMapping[tuple[nn.Module, nn.Module], nn.Module]
 
 
-def fuse(trunk: fx.GraphModule, folded: Folded | None = None) -> fx.GraphModule:
+def fuse(
+    trunk: fx.GraphModule, folded: Folded | None = None, gates_compiled: bool = False
+) -> fx.GraphModule:
     """The same trunk in fewer passes. The one given, and its modules, stay as they are.
 
-    Expects eval mode: a norm that is folded away no longer learns.
+    Expects eval mode: a norm that is folded away no longer learns. `gates_compiled`: CBAM's gates
+    by Numba, which has to be installed.
     """
     fused = fx.GraphModule(trunk, _copy(trunk.graph))
     fold_norms(fused, {} if folded is None else folded)
+    if gates_compiled:
+        compile_gates(fused)
     join_products_with_sums(fused)
     reuse_buffers(fused)
     fused.graph.lint()
@@ -75,6 +83,82 @@ def reuse_buffers(module: fx.GraphModule) -> None:
     for node in list(module.graph.nodes):
         if _calls(node, torch.relu) and _fresh(module, node.args[0]):
             node.target = torch.relu_
+
+
+def compile_gates(module: fx.GraphModule) -> None:
+    """CBAM in its usual form -> CompiledGates, where that may overwrite a convolution's output.
+
+    Found by comparison with CBAM's own graph; its other forms, the ablations, stay as they are.
+    """
+    from cbam.explain.compiled_gates import CompiledGates  # an extra
+
+    usual = fx.symbolic_trace(CBAM(16).eval())
+    fold_norms(usual, {})
+    (like_refined,) = next(node for node in usual.graph.nodes if node.op == "output").args
+    like_scaled, like_spatial = like_refined.args
+    like_x, like_channel = like_scaled.args
+    for refined in list(module.graph.nodes):
+        found: dict[fx.Node, fx.Node] = {}
+        if not _alike(usual, like_refined, module, refined, found):
+            continue
+        x, outputs = (
+            found[like_x],
+            [found[each] for each in (like_scaled, like_channel, like_spatial)],
+        )
+        inside = set(found.values())
+        read_inside = inside - {refined, *outputs[1:]}
+        if not (
+            isinstance(_module_of(module, x), nn.Conv2d)
+            and all(inside.issuperset(node.users) for node in read_inside)
+        ):
+            continue
+        layers: dict[str, Any] = {
+            str(like.target): _module_of(module, node) for like, node in found.items()
+        }
+        name = f"{found[like_channel].name}_compiled"
+        module.add_submodule(
+            name,
+            CompiledGates(layers["channel.mlp.0"], layers["channel.mlp.2"], layers["spatial.conv"]),
+        )
+        with module.graph.inserting_after(x):
+            gates = module.graph.call_module(name, (x,))
+        with module.graph.inserting_after(gates):
+            for index, old in enumerate(outputs):
+                new = module.graph.call_function(operator.getitem, (gates, index))
+                old.replace_all_uses_with(new)
+    module.graph.eliminate_dead_code()
+
+
+def _alike(
+    pattern: fx.GraphModule,
+    like: fx.Node,
+    module: fx.GraphModule,
+    node: fx.Node,
+    found: dict[fx.Node, fx.Node],
+) -> bool:
+    """Whether `node` is computed as `like` is; `found` collects what is what."""
+    if like in found or like.op == "placeholder":
+        return found.setdefault(like, node) is node
+    layer, like_layer = _module_of(module, node), _module_of(pattern, like)
+    if like.op != node.op or type(layer) is not type(like_layer) or like.kwargs != node.kwargs:
+        return False
+    if like_layer is None and like.target != node.target:
+        return False
+    for other, others in list(found.items()):  # one layer called twice is one layer here, too
+        if like_layer is not None and (other.target == like.target) != (
+            others.target == node.target
+        ):
+            return False
+    found[like] = node
+    inputs, like_inputs = node.all_input_nodes, like.all_input_nodes
+    return (
+        fx.map_arg(node.args, lambda _: None) == fx.map_arg(like.args, lambda _: None)
+        and len(inputs) == len(like_inputs)
+        and all(
+            _alike(pattern, one, module, other, found)
+            for one, other in zip(like_inputs, inputs, strict=True)
+        )
+    )
 
 
 def _only_input(node: fx.Node) -> fx.Node | None:
