@@ -6,10 +6,10 @@ each pass below looks at one pattern in the graph, whatever network or attention
 
 import operator
 from collections.abc import Callable, MutableMapping
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.functional import conv2d
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cbam.attention import CBAM
@@ -86,12 +86,56 @@ def reuse_buffers(module: fx.GraphModule) -> None:
 
 
 def compile_gates(module: fx.GraphModule) -> None:
-    """CBAM in its usual form -> CompiledGates, where that may overwrite a convolution's output.
-
-    Found by comparison with CBAM's own graph; its other forms, the ablations, stay as they are.
-    """
+    """CBAM in its usual form -> CompiledGates, where that may overwrite a convolution's output."""
     from cbam.explain.compiled_gates import CompiledGates  # an extra
 
+    _replace_gates(module, CompiledGates, overwritten=True)
+
+
+def pair_pools(trunk: fx.GraphModule, folded: Folded | None = None) -> fx.GraphModule:
+    """The same trunk, CBAM's MLP run once for both of its vectors; the one given stays as it is.
+
+    For back ends that fuse by themselves. Expects eval mode, as `fuse`.
+    """
+    paired = fx.GraphModule(trunk, _copy(trunk.graph))
+    fold_norms(paired, {} if folded is None else folded)
+    _replace_gates(paired, PairedGates, overwritten=False)
+    paired.graph.lint()
+    paired.recompile()
+    return paired.eval()
+
+
+class PairedGates(nn.Module):
+    """Both gates, the two pooled vectors as a feature map of two pixels, made from CBAM's layers.
+
+    x (N, C, H, W) -> x * channel (N, C, H, W), the channel map (N, C, 1, 1) and the spatial map
+    (N, 1, H, W). The MLP's second layer is linear: the hidden vectors are added before it.
+    """
+
+    def __init__(self, squeeze: nn.Linear, excite: nn.Linear, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = conv
+        self.squeeze, self.squeeze_bias = squeeze.weight[:, :, None, None], squeeze.bias
+        self.excite, self.excite_bias = excite.weight[:, :, None, None], 2 * excite.bias
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        mean, top = x.mean(dim=(2, 3), keepdim=True), x.amax(dim=(2, 3), keepdim=True)
+        hidden = conv2d(torch.cat((mean, top), dim=2), self.squeeze, self.squeeze_bias).relu()
+        hidden = hidden[:, :, :1] + hidden[:, :, 1:]
+        channel = torch.sigmoid(conv2d(hidden, self.excite, self.excite_bias))
+        x = x * channel
+        planes = torch.cat((x.amax(dim=1, keepdim=True), x.mean(dim=1, keepdim=True)), dim=1)
+        return x, channel, torch.sigmoid(self.conv(planes))
+
+
+def _replace_gates(
+    module: fx.GraphModule, gates: Callable[..., nn.Module], overwritten: bool
+) -> None:
+    """CBAM in its usual form -> one call of `gates`, made from its layers.
+
+    It is found by comparison with CBAM's own graph; other forms, the ablations, stay as they are.
+    `overwritten`: the feature map is lost, so it has to be a convolution's and nobody else's.
+    """
     usual = fx.symbolic_trace(CBAM(16).eval())
     fold_norms(usual, {})
     (like_refined,) = next(node for node in usual.graph.nodes if node.op == "output").args
@@ -101,30 +145,23 @@ def compile_gates(module: fx.GraphModule) -> None:
         found: dict[fx.Node, fx.Node] = {}
         if not _alike(usual, like_refined, module, refined, found):
             continue
-        x, outputs = (
-            found[like_x],
-            [found[each] for each in (like_scaled, like_channel, like_spatial)],
-        )
+        x = found[like_x]
+        outputs = [found[like] for like in (like_scaled, like_channel, like_spatial)]
         inside = set(found.values())
-        read_inside = inside - {refined, *outputs[1:]}
-        if not (
-            isinstance(_module_of(module, x), nn.Conv2d)
-            and all(inside.issuperset(node.users) for node in read_inside)
+        lost = inside - {refined, *outputs[1:]} - (set() if overwritten else {x})
+        if not all(inside.issuperset(node.users) for node in lost) or (
+            overwritten and not isinstance(_module_of(module, x), nn.Conv2d)
         ):
             continue
-        layers: dict[str, Any] = {
-            str(like.target): _module_of(module, node) for like, node in found.items()
-        }
-        name = f"{found[like_channel].name}_compiled"
-        module.add_submodule(
-            name,
-            CompiledGates(layers["channel.mlp.0"], layers["channel.mlp.2"], layers["spatial.conv"]),
-        )
+        layers = {str(like.target): _module_of(module, node) for like, node in found.items()}
+        made = gates(*(layers[name] for name in ("channel.mlp.0", "channel.mlp.2", "spatial.conv")))
+        name = f"{x.name}_gates"
+        module.add_submodule(name, made)
         with module.graph.inserting_after(x):
-            gates = module.graph.call_module(name, (x,))
-        with module.graph.inserting_after(gates):
+            call = module.graph.call_module(name, (x,))
+        with module.graph.inserting_after(call):
             for index, old in enumerate(outputs):
-                new = module.graph.call_function(operator.getitem, (gates, index))
+                new = module.graph.call_function(operator.getitem, (call, index))
                 old.replace_all_uses_with(new)
     module.graph.eliminate_dead_code()
 

@@ -1,4 +1,4 @@
-"""CBAM's gates compiled by Numba: the modules' own answers; and where they may stand."""
+"""CBAM's gates in other forms: the modules' own answers; and where they may stand."""
 
 from typing import Any
 
@@ -9,10 +9,11 @@ from torch import Tensor, nn
 import cbam
 from cbam.attention import CBAM
 from cbam.backbones import blocks
-from cbam.explain.fuse import fold_norms, fuse
+from cbam.explain.fuse import PairedGates, fold_norms, fuse, pair_pools
 from cbam.explain.split import split
 
-compiled = pytest.importorskip("cbam.explain.compiled_gates")
+compiled = pytest.importorskip("cbam.explain.compiled_gates")  # its extra may be missing
+FORMS = [compiled.CompiledGates, PairedGates]
 
 
 def trained(attention: CBAM) -> CBAM:
@@ -27,18 +28,20 @@ def trained(attention: CBAM) -> CBAM:
     return attention.eval()
 
 
-def compiled_of(attention: CBAM) -> Any:
+def formed(form: Any, attention: CBAM) -> Any:
+    """Its gates in another form."""
     graph = torch.fx.symbolic_trace(attention)
     fold_norms(graph, {})
     layers = [graph.get_submodule(n) for n in ("channel.mlp.0", "channel.mlp.2", "spatial.conv")]
-    return compiled.CompiledGates(*layers)
+    return form(*layers)
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kernel", [3, 7])
 @pytest.mark.parametrize(
     "shape", [(1, 16, 8, 8), (3, 40, 7, 5), (2, 17, 1, 9), (1, 64, 1, 1), (2, 256, 14, 14)], ids=str
 )
-def test_compiled_gates_are_the_modules(shape: tuple[int, ...], kernel: int) -> None:
+def test_both_forms_are_the_modules(form: Any, shape: tuple[int, ...], kernel: int) -> None:
     torch.manual_seed(3)
     attention = trained(CBAM(shape[1], kernel=kernel))
     assert attention.channel is not None
@@ -48,7 +51,7 @@ def test_compiled_gates_are_the_modules(shape: tuple[int, ...], kernel: int) -> 
         channel = attention.channel(x)
         spatial = attention.spatial(x * channel)
         for given in (x.clone(), x.clone(memory_format=torch.channels_last)):
-            found = compiled_of(attention)(given)
+            found = formed(form, attention)(given)
             for one, other in zip(found, (x * channel, channel, spatial), strict=True):
                 assert one.shape == other.shape
                 torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
@@ -57,7 +60,7 @@ def test_compiled_gates_are_the_modules(shape: tuple[int, ...], kernel: int) -> 
 def test_a_map_all_below_zero_has_its_maxima_found() -> None:
     attention = trained(CBAM(8))
     x = -1 - torch.rand(1, 8, 6, 6)
-    _, _, spatial = compiled_of(attention)(x.clone())
+    _, _, spatial = formed(compiled.CompiledGates, attention)(x.clone())
     assert attention.channel is not None
     assert attention.spatial is not None
     with torch.inference_mode():
@@ -68,7 +71,7 @@ def test_a_map_all_below_zero_has_its_maxima_found() -> None:
 def test_what_is_not_a_number_stays_so() -> None:
     x = torch.randn(1, 8, 6, 6)
     x[0, 3, 2, 2] = torch.nan
-    refined, channel, spatial = compiled_of(trained(CBAM(8)))(x)
+    refined, channel, spatial = formed(compiled.CompiledGates, trained(CBAM(8)))(x)
     assert refined.isnan().any()
     assert channel.isnan().any()
     assert spatial.isnan().any()
@@ -85,10 +88,10 @@ def network(attention: str = "cbam", **options: Any) -> nn.Module:
     return made.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
-def compiled_in(graph: nn.Module) -> int:
-    """How many modules' gates are compiled in a trunk that was rewritten."""
+def changed_in(graph: nn.Module) -> int:
+    """How many modules' gates have another form in a trunk that was rewritten."""
     used = {str(node.target) for node in graph.graph.nodes if node.op == "call_module"}  # type: ignore[union-attr]
-    return sum(isinstance(graph.get_submodule(name), compiled.CompiledGates) for name in used)
+    return sum(isinstance(graph.get_submodule(name), tuple(FORMS)) for name in used)
 
 
 def same(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> None:
@@ -109,21 +112,21 @@ def same(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> None:
     ],
     ids=str,
 )
-def test_the_usual_form_is_compiled_and_ablations_are_left(
+def test_the_usual_form_is_changed_and_ablations_are_left(
     options: dict[str, Any], modules: int
 ) -> None:
     made = network(**options)
     trunk = split(made, blocks(made)[-1]).trunk
-    fast = fuse(trunk, gates_compiled=True)
-    assert compiled_in(fast) == modules
     x = torch.randn(2, 3, 64, 64).to(memory_format=torch.channels_last)
-    with torch.inference_mode():
-        same(fast(x), trunk(x))
+    for fast in (fuse(trunk, gates_compiled=True), pair_pools(trunk)):
+        assert changed_in(fast) == modules
+        with torch.inference_mode():
+            same(fast(x), trunk(x))
 
 
 def test_another_attention_is_left() -> None:
     made = network("se")
-    assert compiled_in(fuse(split(made, blocks(made)[-1]).trunk, gates_compiled=True)) == 0
+    assert changed_in(fuse(split(made, blocks(made)[-1]).trunk, gates_compiled=True)) == 0
 
 
 class Twice(nn.Module):
@@ -140,8 +143,10 @@ class Twice(nn.Module):
 
 def test_what_somebody_else_looks_at_is_not_overwritten() -> None:
     plain = Twice().eval()
-    fast = fuse(torch.fx.symbolic_trace(plain), gates_compiled=True)
-    assert compiled_in(fast) == 0
+    trunk = torch.fx.symbolic_trace(plain)
+    assert changed_in(fuse(trunk, gates_compiled=True)) == 0
+    assert changed_in(pair_pools(trunk)) == 1  # overwrites nothing
     x = torch.randn(1, 3, 12, 12)
     with torch.inference_mode():
-        same(fast(x), plain(x))
+        for fast in (fuse(trunk, gates_compiled=True), pair_pools(trunk)):
+            same(fast(x), plain(x))
