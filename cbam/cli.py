@@ -251,6 +251,10 @@ def evaluate(
         typer.Option(help="training runs: compare with their float32 weights"),
     ] = None,
     write: Annotated[bool, typer.Option(help="write the numbers to the cards")] = False,
+    size_px: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=32, max=1024, help="another image size than the cards', to choose one"),
+    ] = None,
 ) -> None:
     """Measure models: accuracy on --val and --boxed, and where the maps point on --boxed.
 
@@ -261,11 +265,16 @@ def evaluate(
 
     if boxed is not None and boxes is None and boxed.suffix != ".parquet":
         raise UnknownName("--boxed needs --boxes: the CSV file with the object boxes.")
+    if write and size_px:
+        raise UnknownName("--write is for the cards' own image size: leave --size-px out.")
     table = Table("data", "measure")
     rows: dict[tuple[str, str], dict[str, str]] = {}
     done: dict[str, tuple[Model, Measured]] = {}
     for name in names:
         model = load(name)
+        if size_px:
+            resized = replace(model.card.preprocess, size_px=size_px)
+            model = Model(replace(model.card, preprocess=resized), model.network)
         table.add_column(model.name, overflow="fold")
         measured = measure_model(model, val, boxed, boxes, runs)
         peers = {

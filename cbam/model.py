@@ -134,11 +134,20 @@ def models_folder() -> Path:
 def cards(folder: Path | None = None) -> dict[str, Card]:
     """All cards in a folder of models, by name: a family together, plain, SE, CBAM in this order.
 
+    The family that knows the most classes comes first: it is everybody's default.
     Raises BadCard if one of them cannot be used.
     """
     found = [read_card(path.parent) for path in (folder or models_folder()).glob("*/card.toml")]
     order = {name: position for position, name in enumerate(ATTENTION_ORDER)}
-    found.sort(key=lambda card: (card.family, order.get(card.attention, 9), card.name))
+    classes = {card.family: len(card.labels) for card in found}
+    found.sort(
+        key=lambda card: (
+            -classes[card.family],
+            card.family,
+            order.get(card.attention, 9),
+            card.name,
+        )
+    )
     return {card.name: card for card in found}
 
 

@@ -27,11 +27,12 @@ from fastapi.testclient import TestClient
 import cbam
 from app import engine as engine_module
 from app.main import bundled, create_app
+from app.routes import pages as pages_module
 from app.settings import Settings
 
 pytest_plugins = ["app_fixtures"]
 
-GALLERY: list[dict[str, str]] = tomllib.loads(
+GALLERY: list[dict[str, Any]] = tomllib.loads(
     (bundled("static") / "gallery" / "gallery.toml").read_text(encoding="utf-8")
 )["photo"]
 HEADERS = {
@@ -173,6 +174,41 @@ def test_every_gallery_photo_is_shown_credited_and_there(client: TestClient) -> 
         assert answer.status_code == 200
         assert answer.headers["content-type"] == "image/jpeg"
         assert max(picture(answer.content).size) <= 1600
+
+
+@pytest.mark.parametrize(
+    ("shows", "sentence"),
+    [
+        (["not theirs"], "None of the names that they know fits this photo."),
+        (["not theirs", *LABELS], f"The photo shows: {' or '.join(LABELS)}. All are right."),
+    ],
+    ids=["none", "any"],
+)
+def test_a_gallery_photos_answers_are_judged_by_what_it_shows(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, shows: list[str], sentence: str
+) -> None:
+    first = {**GALLERY[0], "shows": shows, "missed_by": []}
+    monkeypatch.setattr(pages_module, "gallery", lambda static: [first])
+    page = get(client, f"/?photo={first['file']}")
+    assert " ".join(page.one(class_="truth")[":text"].split()) == sentence
+
+
+def test_the_gallery_names_what_the_family_knows_and_who_misses_it(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = [
+        {**GALLERY[0], "shows": ["c", "not theirs"], "missed_by": list(FAMILY)},
+        {**GALLERY[1], "shows": ["d"], "missed_by": [next(iter(FAMILY)), "another family's"]},
+        {**GALLERY[2], "shows": ["e"]},
+        {**GALLERY[3], "shows": []},
+    ]
+    monkeypatch.setattr(pages_module, "gallery", lambda static: photos)
+    buttons = get(client).all("button", name="photo")
+    said = [
+        each[":text"].replace(photo["title"], "").strip()
+        for each, photo in zip(buttons, photos, strict=True)
+    ]
+    assert said == ["c: missed by all", "d: missed by one", "e", "not among its classes"]
 
 
 def test_every_field_has_a_label_and_every_picture_a_text(client: TestClient, jpeg: bytes) -> None:

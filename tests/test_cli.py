@@ -119,6 +119,22 @@ def test_evaluate_writes_what_it_measured_to_the_card(tiny_card: Card, tmp_path:
     assert shown["metrics"]["val"]["photos"] == 1
 
 
+def test_evaluate_at_another_size_leaves_the_card_alone(tiny_card: Card, tmp_path: Path) -> None:
+    folder = tmp_path / "val" / tiny_card.labels[0]
+    folder.mkdir(parents=True)
+    Image.effect_noise((64, 64), 90).convert("RGB").save(folder / "a.png")
+    arguments = ["evaluate", str(tiny_card.folder), "--val", str(tmp_path / "val")]
+    before = (tiny_card.folder / "card.toml").read_bytes()
+    outputs = [
+        runner.invoke(cli.app, [*arguments, "--size-px", size]).output for size in ("32", "96")
+    ]
+    assert all("calibration_error" in output for output in outputs)
+    assert outputs[0] != outputs[1]
+    refused = runner.invoke(cli.app, [*arguments, "--size-px", "32", "--write"])
+    assert "--size-px" in str(refused.exception)
+    assert (tiny_card.folder / "card.toml").read_bytes() == before
+
+
 def test_boxed_photos_need_their_boxes(tiny_card: Card, tmp_path: Path) -> None:
     arguments = ["evaluate", str(tiny_card.folder), "--boxed", str(tmp_path)]
     result = runner.invoke(cli.app, arguments)

@@ -29,9 +29,12 @@ def test_its_speeds_are_all_those_with_a_target_that_the_benchmark_wrote() -> No
     assert "\n".join(judged) in README
 
 
-@pytest.mark.parametrize("name", cbam.cards())
-def test_it_names_every_class_of_a_small_family(name: str) -> None:
-    labels = cbam.cards()[name].labels
+SMALL = {card.family: card.labels for card in cbam.cards().values() if len(card.labels) <= 20}
+
+
+@pytest.mark.parametrize("family", SMALL)
+def test_it_names_every_class_of_a_small_family(family: str) -> None:
+    labels = SMALL[family]
     text = " ".join(README.split())
     assert [label for label in labels if label not in text] == []
 

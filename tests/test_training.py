@@ -171,6 +171,16 @@ def test_a_recipe_that_cannot_be_trained_is_refused_with_the_reason(
     assert "squares.toml" in str(caught.value)
 
 
+def test_a_recipe_may_be_based_on_another(tmp_path: Path):
+    (tmp_path / "small.toml").write_text(TOML)
+    (tmp_path / "large.toml").write_text('base = "small.toml"\nbatch_size = 512\n')
+    small, large = read_recipe(tmp_path / "small.toml"), read_recipe(tmp_path / "large.toml")
+    assert large == small.model_copy(update={"batch_size": 512})
+    (tmp_path / "lost.toml").write_text('base = "none.toml"\n')
+    with pytest.raises(BadRecipe, match=r"none\.toml"):
+        read_recipe(tmp_path / "lost.toml")
+
+
 def test_a_missing_or_unreadable_recipe_is_refused(tmp_path: Path):
     with pytest.raises(BadRecipe, match=r"gone\.toml"):
         read_recipe(tmp_path / "gone.toml")

@@ -25,10 +25,10 @@ pages = APIRouter(include_in_schema=False)
 SHOWN_PX = 1024  # longest side of pictures in the page
 
 
-def gallery(static: Path) -> list[dict[str, str]]:
+def gallery(static: Path) -> list[dict[str, Any]]:
     """The bundled photos with their credits, in the order in which they are shown."""
     file = static / "gallery" / "gallery.toml"
-    photos: list[dict[str, str]] = tomllib.loads(file.read_text(encoding="utf-8"))["photo"]
+    photos: list[dict[str, Any]] = tomllib.loads(file.read_text(encoding="utf-8"))["photo"]
     return photos
 
 
@@ -94,7 +94,7 @@ def _gallery_photo(request: Request, name: str) -> bytes:
     static: Path = request.app.state.static
     for photo in gallery(static):
         if photo["file"] == name:
-            return (static / "gallery" / photo["file"]).read_bytes()
+            return (static / "gallery" / str(photo["file"])).read_bytes()
     raise HTTPException(422, f"The gallery has no photo '{name}'.")
 
 
@@ -105,13 +105,13 @@ def _render(
     error: Exception | None = None,
 ) -> HTMLResponse:
     engine, settings = engine_of(request), settings_of(request)
-    families = [
+    families: list[dict[str, Any]] = [
         {
             "name": name,
             "title": engine.cards[members[0]].family_title,
             "default": name == engine.default_family,
             "models": members,
-            "classes": list(engine.cards[members[0]].labels),
+            "classes": engine.cards[members[0]].labels,
             "input_size": engine.cards[members[0]].preprocess.size_px,
             "models_info": [
                 schemas.model_info(engine.models[model])
@@ -124,6 +124,14 @@ def _render(
     chosen = fields.family if fields.family in engine.families else engine.default_family
     family = next(item for item in families if item["name"] == chosen)
     first = engine.models.get(engine.families[chosen][0])
+    photos = [
+        {
+            **photo,
+            "known": [label for label in photo["shows"] if label in family["classes"]],
+            "missed": [name for name in photo.get("missed_by", ()) if name in family["models"]],
+        }
+        for photo in gallery(request.app.state.static)
+    ]
     status, problem = 200, None
     if error is not None:
         status, detail = status_and_detail(error)
@@ -132,7 +140,8 @@ def _render(
         root=request.scope.get("root_path", "").rstrip("/"),
         families=families,
         family=family,
-        photos=gallery(request.app.state.static),
+        photos=photos,
+        photo=next((photo for photo in photos if photo["file"] == fields.photo), None),
         methods=[schemas.method_info(name, method) for name, method in METHODS.items()],
         layers=first.layers if first else [],
         options=fields.model_dump(),

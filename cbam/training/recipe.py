@@ -146,9 +146,16 @@ def _half_cosine(done: float) -> float:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """The recipe in a TOML file. Raises BadRecipe with the reason."""
+    """The recipe in a TOML file. Raises BadRecipe with the reason.
+
+    `base = "other.toml"` in it: what it leaves out is as in that recipe, which lies beside it.
+    """
     try:
-        recipe = Recipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        if base := values.pop("base", None):
+            other = path.with_name(str(base)).read_text(encoding="utf-8")
+            values = {**tomllib.loads(other), **values}
+        recipe = Recipe.model_validate(values)
     except (OSError, ValueError) as error:
         raise BadRecipe(f"{path}: {error}") from error
     if recipe.backbone not in BACKBONES:
