@@ -1,6 +1,6 @@
 """CBAM Lens: see what attention changes.
 
-model = cbam.load("resnet18-cbam-imagenette")
+model = cbam.load("resnet18-cbam-tiny-imagenet")
 explanation = model.explain("photo.jpg")
 explanation.overlay().save("out.png")
 

@@ -13,8 +13,8 @@ data may follow the JSON as bytes, then a file as it is; answers are JSON alone.
 are `target`, `method` and `layer` as of /api/v1/explain. One difference from the protocol: a
 request that names no outputs gets the first two, not the tens of gate maps.
 
-    curl localhost:8000/v2/models/resnet18-cbam-imagenette/infer -d '{"inputs": [{"name": "image",
-        "shape": [1], "datatype": "BYTES", "data": ["'$(base64 -w0 photo.jpg)'"]}]}'
+    curl localhost:8000/v2/models/resnet18-cbam-tiny-imagenet/infer -d '{"inputs": [{"name":
+        "image", "shape": [1], "datatype": "BYTES", "data": ["'$(base64 -w0 photo.jpg)'"]}]}'
 """
 
 from collections.abc import Awaitable, Callable
