@@ -26,15 +26,21 @@ def fuse(
     Expects eval mode: a norm that is folded away no longer learns. `gates_compiled`: CBAM's gates
     by Numba, which has to be installed.
     """
-    fused = fx.GraphModule(trunk, _copy(trunk.graph))
-    fold_norms(fused, {} if folded is None else folded)
-    if gates_compiled:
-        compile_gates(fused)
-    join_products_with_sums(fused)
-    reuse_buffers(fused)
-    fused.graph.lint()
-    fused.recompile()
-    return fused.eval()
+    gates = (compile_gates,) if gates_compiled else ()
+    return _rewritten(trunk, folded, *gates, join_products_with_sums, reuse_buffers)
+
+
+def _rewritten(
+    trunk: fx.GraphModule, folded: Folded | None, *passes: Callable[[fx.GraphModule], None]
+) -> fx.GraphModule:
+    """A copy of the trunk, its norms folded away and then changed by each pass in turn."""
+    copy = fx.GraphModule(trunk, _copy(trunk.graph))
+    fold_norms(copy, {} if folded is None else folded)
+    for change in passes:
+        change(copy)
+    copy.graph.lint()
+    copy.recompile()
+    return copy.eval()
 
 
 def _copy(graph: fx.Graph) -> fx.Graph:
@@ -97,12 +103,9 @@ def pair_pools(trunk: fx.GraphModule, folded: Folded | None = None) -> fx.GraphM
 
     For back ends that fuse by themselves. Expects eval mode, as `fuse`.
     """
-    paired = fx.GraphModule(trunk, _copy(trunk.graph))
-    fold_norms(paired, {} if folded is None else folded)
-    _replace_gates(paired, PairedGates, overwritten=False)
-    paired.graph.lint()
-    paired.recompile()
-    return paired.eval()
+    return _rewritten(
+        trunk, folded, lambda copy: _replace_gates(copy, PairedGates, overwritten=False)
+    )
 
 
 class PairedGates(nn.Module):
