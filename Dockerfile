@@ -54,5 +54,5 @@ WORKDIR /tmp
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
     CMD ["python3", "-c", "import os, urllib.request; urllib.request.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/readyz', timeout=2)"]
-ENTRYPOINT ["python3", "-m", "cbam.cli"]
+ENTRYPOINT ["python3", "-m", "app.cli"]
 CMD ["serve", "--host", "0.0.0.0"]

@@ -12,16 +12,17 @@ from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from starlette.types import ASGIApp
 
-from app import errors, logs
-from app.access import Access, declare
-from app.engine import Engine
-from app.middleware import Guard
-from app.observe import Observe
+from app import problems as errors
+from app.edge.access import Access, declare
+from app.edge.guard import Guard
+from app.inference.engine import Engine
+from app.oip.routes import oip
 from app.routes.api import api
-from app.routes.oip import oip
 from app.routes.ops import ops
 from app.routes.pages import pages
 from app.settings import Settings
+from app.telemetry import logs
+from app.telemetry.observe import Observe
 from cbam import __version__
 
 

@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     queue_length: int = Field(32, gt=0)  # requests that wait for the model; more get a 503
     retry_after_s: int = Field(1, gt=0)  # what such a 503 advises
     inference_timeout_s: float = Field(30, gt=0)  # from the queue to the answer; then a 504
-    backend: str = "eager"  # what runs the networks: a name of cbam.explain.backends, or auto
+    backend: str = "eager"  # what runs the networks: a name of cbam.backends.choose, or auto
     batch: int = Field(8, gt=0)  # questions that share a pass; more hardly pay on a CPU
     batch_wait_ms: float = Field(0, ge=0, le=1000)  # between batches, for more; 5 helps a GPU
     model_threads: int = Field(0, ge=0)  # CPU threads of one pass; 0: what the container was given

@@ -46,8 +46,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import cbam
 from cbam.attention import CBAM
 from cbam.backbones import BACKBONES, blocks
-from cbam.explain.backends import BACKENDS, accelerate
-from cbam.explain.split import split
+from cbam.backends.choose import BACKENDS, accelerate
+from cbam.trace.cut import split
 
 TARGET = 1.10
 ENGINES = ("plain", "eager", "numba", "openvino")

@@ -19,10 +19,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cbam.explain.backends import BACKENDS, TOLERANCE, Parity, accelerate, parity
-from cbam.explain.split import split
-from cbam.images import decode
-from cbam.model import Model, load, models_folder
+from cbam.backends.choose import BACKENDS, TOLERANCE, Parity, accelerate, parity
+from cbam.cards.families import models_folder
+from cbam.images.decode import decode
+from cbam.model import Model, load
+from cbam.trace.cut import split
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 BATCH = 8

@@ -9,10 +9,11 @@ network = cbam.build("resnet50", attention="cbam", num_classes=10)
 
 from cbam.attention import ATTENTION
 from cbam.backbones import BACKBONES, build
-from cbam.explain.engine import Options, explain
+from cbam.cards.families import cards
+from cbam.explain.explainer import Options, explain
 from cbam.explain.explanation import Explanation
 from cbam.explain.methods import METHODS
-from cbam.model import Model, cards, load
+from cbam.model import Model, load
 
 __all__ = [
     "ATTENTION",

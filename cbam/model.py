@@ -4,7 +4,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -12,16 +11,16 @@ from PIL import Image
 from torch import nn
 
 from cbam.backbones import blocks
-from cbam.cards import Card, load_network, read_card
+from cbam.backends.choose import accelerate, check_backend
+from cbam.cards.card import Card, load_network, read_card
+from cbam.cards.families import cards
 from cbam.errors import BrokenImage, UnknownName
-from cbam.explain.backends import accelerate, check_backend
-from cbam.explain.engine import Options, explain
+from cbam.explain.explainer import Options, explain
 from cbam.explain.explanation import Explanation
-from cbam.explain.fuse import Folded
-from cbam.explain.split import Split, split
-from cbam.images import decode, upright_rgb
+from cbam.images.decode import decode, upright_rgb
+from cbam.trace.cut import Split, split
+from cbam.trace.rewrite import Folded
 
-ATTENTION_ORDER = ("none", "se", "cbam")  # how a family is shown
 SPLITS_KEPT = 64  # a model's cuts; anyone may ask for any set of layers
 
 
@@ -123,32 +122,6 @@ def open_photo(photo: str | Path | bytes | Image.Image) -> Image.Image:
         except OSError as error:
             raise BrokenImage(f"The photo cannot be read: {error}.") from error
     return decode(photo)
-
-
-def models_folder() -> Path:
-    """Where the bundled models lie: beside the package in a checkout, inside it in a wheel."""
-    packaged = Path(str(files("cbam"))) / "_bundled" / "models"
-    return packaged if packaged.is_dir() else Path(__file__).parent.parent / "models"
-
-
-def cards(folder: Path | None = None) -> dict[str, Card]:
-    """All cards in a folder of models, by name: a family together, plain, SE, CBAM in this order.
-
-    The family that knows the most classes comes first: it is everybody's default.
-    Raises BadCard if one of them cannot be used.
-    """
-    found = [read_card(path.parent) for path in (folder or models_folder()).glob("*/card.toml")]
-    order = {name: position for position, name in enumerate(ATTENTION_ORDER)}
-    classes = {card.family: len(card.labels) for card in found}
-    found.sort(
-        key=lambda card: (
-            -classes[card.family],
-            card.family,
-            order.get(card.attention, 9),
-            card.name,
-        )
-    )
-    return {card.name: card for card in found}
 
 
 def load(name: str | Path, backend: str = "eager") -> Model:

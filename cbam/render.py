@@ -6,17 +6,16 @@ one is given; a map with no positive value is never painted: it says so.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-from cbam.images import Box
+from cbam.images.preprocess import Box
 
 if TYPE_CHECKING:
-    from cbam.explain.explanation import Explanation
+    pass
 
 Floats = NDArray[np.float32]
 
@@ -92,62 +91,6 @@ def overlay(
     return _picture(pixels)
 
 
-def compare_sheet(explanations: Sequence[Explanation], tile_px: int = 300) -> Image.Image:
-    """One row as in the paper's figure: the photo, then each model's map for the same class."""
-    first = explanations[0]
-    photo = _tile(first.photo, tile_px)
-    pad, head, foot = 12, 30, 54
-    width = (len(explanations) + 1) * (photo.width + pad) + pad
-    sheet = Image.new("RGB", (width, head + photo.height + foot + pad), "white")
-    draw = ImageDraw.Draw(sheet)
-
-    def column(position: int, title: str, picture: Image.Image, lines: Sequence[str]) -> None:
-        x = pad + position * (photo.width + pad)
-        _text(draw, (x, 8), title, 16, photo.width, "black")
-        sheet.paste(picture, (x, head))
-        for row, line in enumerate(lines):
-            y = head + photo.height + 6 + row * 20
-            _text(draw, (x, y), line, 15 if row == 0 else 13, photo.width, "#222222")
-
-    column(0, "Photo", photo, [f"target: {first.target.label}"])
-    for position, each in enumerate(explanations, start=1):
-        top = each.predictions[0]
-        lines = [
-            f"P({each.target.label}) = {each.target.probability:.3f}",
-            NO_EVIDENCE
-            if each.heatmap.max() <= 0
-            else f"says: {top.label} ({top.probability:.3f})",
-        ]
-        column(position, each.model, _tile(each.overlay(), tile_px), lines)
-    return sheet
-
-
-def attention_sheet(explanation: Explanation, tile_px: int = 150) -> Image.Image:
-    """The gates block by block: the spatial map over the view above, the channel bars below."""
-    view = explanation.view
-    photo = explanation.photo.crop((view.x0, view.y0, view.x1, view.y1))
-    tile = _tile(photo, tile_px)
-    pad, head, bars = 10, 46, 60
-    blocks = explanation.attention
-    width = max(len(blocks) * (tile.width + pad) + pad, 420)
-    sheet = Image.new("RGB", (width, head + tile.height + 2 * pad + bars + 26), "white")
-    draw = ImageDraw.Draw(sheet)
-    title = f"{explanation.model}: what its gates did" if blocks else _gateless(explanation.model)
-    _text(draw, (pad, 6), title, 16, width - 2 * pad, "black")
-    for position, block in enumerate(blocks):
-        x = pad + position * (tile.width + pad)
-        _text(draw, (x, 28), block.block, 13, tile.width, "#222222")
-        if block.spatial is not None:
-            sheet.paste(spatial_tile(tile, block.spatial), (x, head))
-        if block.channel is not None:
-            y = head + tile.height + pad
-            sheet.paste(channel_bars(block.channel, tile.width, bars), (x, y))
-            low, high = block.channel.min(), block.channel.max()
-            line = f"{len(block.channel)} ch. {low:.2f}-{high:.2f}"
-            _text(draw, (x, y + bars + 6), line, 12, tile.width, "#222222")
-    return sheet
-
-
 def spatial_tile(photo: Image.Image, spatial: Floats) -> Image.Image:
     """A spatial gate's map over the view, from its least to its greatest value; flat: grey."""
     spread = float(spatial.max() - spatial.min())
@@ -169,27 +112,6 @@ def channel_bars(channel: Floats, width: int, height: int) -> Image.Image:
     return _picture(picture)
 
 
-def _gateless(name: str) -> str:
-    return f"{name} has no attention: there is nothing to show"
-
-
 def _picture(pixels: NDArray[np.float32]) -> Image.Image:
     """Float RGB 0..255, (H, W, 3) -> an image."""
     return Image.fromarray(np.rint(pixels).clip(0, 255).astype(np.uint8))
-
-
-def _tile(image: Image.Image, longest_px: int) -> Image.Image:
-    """The image, its longest side made `longest_px`."""
-    scale = longest_px / max(image.size)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return image.resize(size, Image.Resampling.BILINEAR)
-
-
-def _text(
-    draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int, width: int, fill: str
-) -> None:
-    """A line of text, shortened to fit `width` pixels."""
-    font = ImageFont.load_default(size)
-    while len(text) > 2 and draw.textlength(text, font) > width:
-        text = text[:-2].rstrip() + "…"
-    draw.text(at, text, fill=fill, font=font)

@@ -16,11 +16,12 @@ import zlib
 
 import atheris
 
-with atheris.instrument_imports(include=["PIL", "cbam.images", "cbam.structure"]):
+with atheris.instrument_imports(include=["PIL", "cbam.images.decode", "cbam.images.bombs"]):
     from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: F401
 
     from cbam.errors import BadImage
-    from cbam.images import Preprocess, decode
+    from cbam.images.decode import decode
+    from cbam.images.preprocess import Preprocess
 
 MAX_PIXELS = 250_000
 PREPROCESS = Preprocess(32, "crop")

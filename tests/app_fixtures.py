@@ -23,11 +23,11 @@ from PIL import Image, ImageDraw
 from starlette.types import Message, Receive, Scope
 
 import cbam
-from app import engine as engine_module
+from app.inference import engine as engine_module
 from app.main import create_app
 from app.settings import Settings
-from cbam.cards import Card, write_card
-from cbam.images import Preprocess
+from cbam.cards.card import Card, write_card
+from cbam.images.preprocess import Preprocess
 
 LABELS = tuple("abcdefghij")
 FAMILY = ("tiny-none", "tiny-se", "tiny-cbam")  # in the order in which they are shown

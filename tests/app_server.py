@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from fastapi import FastAPI
 
-from app.server import Server
+from app.edge.server import Server
 
 
 @dataclass(frozen=True)

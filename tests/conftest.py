@@ -12,8 +12,8 @@ from PIL import Image
 from torch import nn
 
 import cbam
-from cbam.cards import Card, write_card
-from cbam.images import Preprocess
+from cbam.cards.card import Card, write_card
+from cbam.images.preprocess import Preprocess
 from cbam.model import Model
 
 torch.set_num_threads(1)  # for tiny networks, more threads mostly wait for each other

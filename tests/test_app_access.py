@@ -14,7 +14,7 @@ from openapi_spec_validator import validate
 from pydantic import ValidationError
 from starlette.requests import HTTPConnection
 
-from app.access import CLIENTS, Access, Buckets, client_of
+from app.edge.access import CLIENTS, Access, Buckets, client_of
 from app.settings import Settings
 
 pytest_plugins = ["app_fixtures"]
@@ -143,7 +143,7 @@ def test_every_known_key_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
         compared.append(b)
         return a == b
 
-    monkeypatch.setattr("app.access.hmac.compare_digest", compare)
+    monkeypatch.setattr("app.edge.access.hmac.compare_digest", compare)
     Access(Settings(api_keys=(KEY, OTHER))).admit(connection("1.2.3.4", key=KEY))
     assert compared == [KEY.encode(), OTHER.encode()]
 

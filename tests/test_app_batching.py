@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from app.batching import Batcher, Dropped, Full, Late
-from app.metrics import Metrics
+from app.inference.queue import Batcher, Dropped, Full, Late
+from app.telemetry.metrics import Metrics
 
 LIMIT_S = 30  # no test waits longer for anything
 Runs = list[tuple[Hashable, list[Any]]]

@@ -6,10 +6,10 @@ import pytest
 from app_fixtures import wait_until_ready
 from fastapi.testclient import TestClient
 
+from app.cli.explain import default_family
 from app.main import bundled, create_app
 from app.routes.pages import gallery
 from app.settings import Settings
-from cbam.cli import default_family
 
 pytest_plugins = ["app_fixtures"]
 

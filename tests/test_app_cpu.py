@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.cpu import available_cpus, cpu_quota, model_threads
+from app.inference.cpu import available_cpus, cpu_quota, model_threads
 
 
 def control_groups(tmp_path: Path, membership: str, files: dict[str, str]) -> tuple[Path, Path]:

@@ -19,11 +19,11 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from app import engine as engine_module
+from app.inference import engine as engine_module
 from app.main import create_app
 from app.settings import Settings
 from cbam.errors import BadCard, UnknownName
-from cbam.explain.engine import explain_many
+from cbam.explain.explainer import explain_many
 
 pytest_plugins = ["app_fixtures"]
 

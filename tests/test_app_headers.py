@@ -12,8 +12,8 @@ from app_server import Running, running
 from fastapi.testclient import TestClient
 from starlette.types import Message, Receive, Scope, Send
 
+from app.edge.guard import HEADERS, Guard
 from app.main import create_app
-from app.middleware import HEADERS, Guard
 from app.settings import Settings
 
 pytest_plugins = ["app_fixtures"]

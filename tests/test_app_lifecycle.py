@@ -25,7 +25,7 @@ from app.settings import Settings
 pytest_plugins = ["app_fixtures"]
 
 ROOT = Path(__file__).parent.parent
-COMMAND = ("-m", "cbam.cli", "serve")
+COMMAND = ("-m", "app.cli", "serve")
 MB = 2**20
 # An app with a request that nothing can end: the server around it has to.
 STUCK = """

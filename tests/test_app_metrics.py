@@ -13,10 +13,10 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
-from app import engine as engine_module
-from app.logs import JsonLines, Plain, configure
+from app.inference import engine as engine_module
 from app.main import create_app
 from app.settings import Settings
+from app.telemetry.logs import JsonLines, Plain, configure
 
 pytest_plugins = ["app_fixtures"]
 

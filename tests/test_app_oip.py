@@ -391,7 +391,7 @@ def test_models_need_a_key_where_the_api_does(
 
 def test_a_file_of_pixels_is_decoded_as_it_was_sent() -> None:
     """The way through PNG loses nothing, at odd sizes neither."""
-    from app.oip import parse
+    from app.oip.tensors import parse
 
     pixels = np.random.default_rng(0).integers(0, 256, (7, 5, 3))
     body = json.dumps({"inputs": [as_pixels(pixels, "UINT8")]}).encode()

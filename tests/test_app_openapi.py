@@ -8,8 +8,8 @@ from fastapi.testclient import TestClient
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
-from app.fields import AttentionFields, ExplainFields, Fields, HeatmapFields, PredictFields
-from app.fields import TargetFields as CompareFields
+from app.routes.forms import AttentionFields, ExplainFields, Fields, HeatmapFields, PredictFields
+from app.routes.forms import TargetFields as CompareFields
 
 pytest_plugins = ["app_fixtures"]
 

@@ -25,10 +25,10 @@ import uvicorn
 from crowd import Asked, ask, crowd, quantile
 from fastapi import FastAPI
 
-from app import engine as engine_module
+from app.inference import engine as engine_module
 from app.main import create_app
 from app.settings import Settings
-from cbam.explain.engine import explain_many
+from cbam.explain.explainer import explain_many
 
 pytest_plugins = ["app_fixtures"]
 

@@ -25,7 +25,7 @@ from app_fixtures import (
 from fastapi.testclient import TestClient
 
 import cbam
-from app import engine as engine_module
+from app.inference import engine as engine_module
 from app.main import bundled, create_app
 from app.routes import pages as pages_module
 from app.settings import Settings

@@ -18,9 +18,9 @@ from app_server import rest_of, running
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
+from app.edge.deadlines import HEAD_LIMIT, PROTOCOLS
+from app.edge.guard import HEADERS
 from app.main import create_app
-from app.middleware import HEADERS
-from app.protocol import HEAD_LIMIT, PROTOCOLS
 from app.settings import Settings
 
 pytest_plugins = ["app_fixtures"]

@@ -13,12 +13,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cbam.attention import ATTENTION
+from cbam.backends import choose as backends
+from cbam.backends.choose import BACKENDS, TOLERANCE, Backend, Parity, parity
+from cbam.backends.pytorch import OnGPU
+from cbam.cards.families import cards
 from cbam.errors import UnknownName
-from cbam.explain import backends
-from cbam.explain.backends import BACKENDS, TOLERANCE, Backend, OnGPU, Parity, parity
-from cbam.explain.split import Split, split
-from cbam.images import decode
-from cbam.model import Model, cards, load
+from cbam.images.decode import decode
+from cbam.model import Model, load
+from cbam.trace.cut import Split, split
 
 GALLERY = Path(__file__).parent.parent / "static" / "gallery"
 HERE = [name for name, backend in BACKENDS.items() if not backend.missing()]
@@ -283,7 +285,7 @@ def _photo(path: Path) -> Image.Image:
 
 
 def test_the_api_says_what_runs_a_model_and_how_exactly(make_model: MakeModel):
-    schemas = pytest.importorskip("app.schemas")
+    schemas = pytest.importorskip("app.routes.answers")
     info = schemas.model_info(make_model("cbam", backend="eager-bf16"))
     assert (info.backend, info.precision) == ("eager-bf16", "PyTorch, bfloat16: approximate")
     assert schemas.model_info(make_model("cbam")).precision == "PyTorch, float32"

@@ -11,18 +11,17 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from app import bench as service
-from cbam import cli
-from cbam.bench import maps, memory, methods
-from cbam.bench.peers import GRAD_CAM, PEERS, Peer
-from cbam.bench.peers import load as load_peer
-from cbam.bench.run import chosen
-from cbam.bench.subjects import Plan, difference, resnet18, resnet50
-from cbam.bench.table import Report, Row, Side, at_least, at_most
-from cbam.bench.timing import MIN_ROUNDS, race
-from cbam.cards import Card
+from benchmarks import maps, memory, methods, service
+from benchmarks.__main__ import app as bench
+from benchmarks.peers import GRAD_CAM, PEERS, Peer
+from benchmarks.peers import load as load_peer
+from benchmarks.run import chosen
+from benchmarks.subjects import Plan, difference, resnet18, resnet50
+from benchmarks.table import Report, Row, Side, at_least, at_most
+from benchmarks.timing import MIN_ROUNDS, race
+from cbam.backends.choose import BACKENDS
+from cbam.cards.card import Card
 from cbam.errors import UnknownName
-from cbam.explain.backends import BACKENDS
 from cbam.explain.methods import METHODS
 
 TINY = Plan.quick()
@@ -353,9 +352,9 @@ def test_a_server_that_does_not_start_is_a_failure_with_its_last_words(
 
 def test_the_command_writes_markdown_and_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     measured = [row(target=at_least(3)), row(upper=(), missing="not installed")]
-    monkeypatch.setattr("cbam.bench.run.MEASURES", {"peers": lambda plan: iter(measured)})
+    monkeypatch.setattr("benchmarks.__main__.MEASURES", {"peers": lambda plan: iter(measured)})
     out = tmp_path / "results.md"
-    result = CliRunner().invoke(cli.app, ["bench", "--quick", "--only", "peers", "-o", str(out)])
+    result = CliRunner().invoke(bench, ["--quick", "--only", "peers", "-o", str(out)])
     assert result.exit_code == 0, result.output
     text = out.read_text(encoding="utf-8")
     assert "* machine: " in text
@@ -367,7 +366,7 @@ def test_the_command_writes_markdown_and_json(tmp_path: Path, monkeypatch: pytes
 
 def test_the_command_fails_if_something_failed(monkeypatch: pytest.MonkeyPatch):
     failed = [row(upper=(), missing="failed: no such layer")]
-    monkeypatch.setattr("cbam.bench.run.MEASURES", {"peers": lambda plan: iter(failed)})
-    result = CliRunner().invoke(cli.app, ["bench", "--quick", "--only", "peers", "--markdown"])
+    monkeypatch.setattr("benchmarks.__main__.MEASURES", {"peers": lambda plan: iter(failed)})
+    result = CliRunner().invoke(bench, ["--quick", "--only", "peers", "--markdown"])
     assert result.exit_code == 1
     assert "*failed: no such layer*" in result.stdout

@@ -14,18 +14,10 @@ from torch import nn
 from torch.testing import assert_close
 
 import cbam
-from cbam.cards import (
-    QUANTISE_FROM,
-    SCALE,
-    Card,
-    load_network,
-    quantise,
-    read_card,
-    widen,
-    write_card,
-)
+from cbam.cards.card import Card, load_network, read_card, write_card
+from cbam.cards.int8 import QUANTISE_FROM, SCALE, quantise, widen
 from cbam.errors import BadCard, UnknownName
-from cbam.images import Preprocess
+from cbam.images.preprocess import Preprocess
 
 MakePhoto = Callable[..., Image.Image]
 MakeNetwork = Callable[..., nn.Module]

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from cbam import cli
-from cbam.cards import Card
+from app.cli import main as cli
+from cbam.cards.card import Card
+from cbam.cards.families import cards
 from cbam.errors import UnknownName
-from cbam.model import cards
 
 runner = CliRunner()
 

@@ -54,7 +54,7 @@ def test_the_image_does_not_run_as_root() -> None:
 
 def test_the_image_is_told_to_stop_without_a_shell_between() -> None:
     command = json.loads(only("ENTRYPOINT")) + json.loads(only("CMD"))
-    assert command[:4] == ["python3", "-m", "cbam.cli", "serve"]
+    assert command[:4] == ["python3", "-m", "app.cli", "serve"]
     assert command[-1] == "0.0.0.0"
 
 

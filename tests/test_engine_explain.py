@@ -14,12 +14,12 @@ from torch.testing import assert_close
 import cbam
 from cbam.attention import ATTENTION
 from cbam.errors import BadImage, BrokenImage, NotAnImage, TooSlow, UnknownName
-from cbam.explain.engine import Options, check, explain, explain_many
+from cbam.explain.explainer import Options, check, explain, explain_many
 from cbam.explain.explanation import Explanation
 from cbam.explain.methods import METHODS, heat_maps
-from cbam.explain.split import Split
-from cbam.images import Box
+from cbam.images.preprocess import Box
 from cbam.model import Model, load
+from cbam.trace.cut import Split
 
 MakeModel = Callable[..., Model]
 MakePhoto = Callable[..., Image.Image]

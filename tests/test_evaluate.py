@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
+from cbam.data.labelled import labelled_photos
 from cbam.errors import BadCard, UnknownName
 from cbam.evaluate.accuracy import accuracy
+from cbam.evaluate.card_metrics import against, measure_model
 from cbam.evaluate.localisation import GRID, hot_box, localise, measure, on_grid
 from cbam.evaluate.pairs import paired_difference
-from cbam.evaluate.photos import labelled_photos
-from cbam.evaluate.report import against, measure_model
-from cbam.images import Box
+from cbam.images.preprocess import Box
 from cbam.model import Model
 
 
@@ -101,7 +101,9 @@ def photos(tmp_path: Path, tiny_model: Model) -> Path:
 def test_whole_frame_boxes_are_hit_by_every_map_and_by_the_centre(
     photos: Path, tiny_model: Model
 ) -> None:
-    labelled = labelled_photos(tiny_model.card, photos / "boxed", photos / "boxes.csv")
+    labelled = labelled_photos(
+        tiny_model.card.class_folders, photos / "boxed", photos / "boxes.csv"
+    )
     mine, base, per_photo = localise(tiny_model, labelled)
     assert (mine.photos, base.photos) == (4, 4)
     assert base.pointing_game == base.energy_in_box == base.box_iou == 1.0
@@ -112,7 +114,7 @@ def test_whole_frame_boxes_are_hit_by_every_map_and_by_the_centre(
 
 def test_a_photo_without_a_box_is_named(photos: Path, tiny_model: Model) -> None:
     with pytest.raises(UnknownName, match=r"no box for boxed/.*\.png"):
-        localise(tiny_model, labelled_photos(tiny_model.card, photos / "boxed"))
+        localise(tiny_model, labelled_photos(tiny_model.card.class_folders, photos / "boxed"))
 
 
 def test_only_what_is_given_is_measured(photos: Path, tiny_model: Model) -> None:
@@ -131,12 +133,12 @@ def test_missing_float32_weights_are_named(photos: Path, tiny_model: Model) -> N
 def test_a_folder_of_another_class_is_refused(photos: Path, tiny_model: Model) -> None:
     (photos / "boxed" / "zebra").mkdir()
     with pytest.raises(UnknownName, match="zebra"):
-        labelled_photos(tiny_model.card, photos / "boxed")
+        labelled_photos(tiny_model.card.class_folders, photos / "boxed")
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path, tiny_model: Model) -> None:
     with pytest.raises(UnknownName, match="No photos"):
-        labelled_photos(tiny_model.card, tmp_path)
+        labelled_photos(tiny_model.card.class_folders, tmp_path)
 
 
 @pytest.fixture
@@ -159,7 +161,7 @@ def parquet(tmp_path: Path, tiny_model: Model) -> Path:
 
 
 def test_a_parquet_file_brings_photos_classes_and_boxes(parquet: Path, tiny_model: Model) -> None:
-    found = labelled_photos(tiny_model.card, parquet)
+    found = labelled_photos(tiny_model.card.class_folders, parquet)
     assert [labelled.target for labelled in found] == [0, 1, 0, 1]
     assert {labelled.regions for labelled in found} == {((0.0, 0.0, 0.5, 1.0),)}
     measured = measure_model(tiny_model, parquet, parquet, None, None)
@@ -173,9 +175,9 @@ def test_a_parquet_file_of_another_shape_is_refused(tmp_path: Path, tiny_model: 
     pq = pytest.importorskip("pyarrow.parquet")
     pq.write_table(arrow.table({"picture": [b""]}), tmp_path / "other.parquet")
     with pytest.raises(UnknownName, match="picture.*Expected: name, wnid"):
-        labelled_photos(tiny_model.card, tmp_path / "other.parquet")
+        labelled_photos(tiny_model.card.class_folders, tmp_path / "other.parquet")
     with pytest.raises(UnknownName, match="no file"):
-        labelled_photos(tiny_model.card, tmp_path / "gone.parquet")
+        labelled_photos(tiny_model.card.class_folders, tmp_path / "gone.parquet")
 
 
 def test_a_paired_difference_keeps_the_pairs_together() -> None:

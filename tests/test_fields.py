@@ -3,8 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from app.fields import ExplainFields, HeatmapFields, PredictFields
-from app.uploads import Upload
+from app.routes.forms import ExplainFields, HeatmapFields, PredictFields
+from app.routes.uploads import Upload
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from torch.testing import assert_close
 
 from cbam.attention import ATTENTION
 from cbam.backbones import BACKBONES, blocks
-from cbam.explain.fuse import fuse
-from cbam.explain.split import Split, split
+from cbam.trace.cut import Split, split
+from cbam.trace.rewrite import fuse
 
 MakeNetwork = Callable[..., nn.Module]
 ORDERS = ("channel-first", "spatial-first", "parallel")

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cbam.errors import BadImage
-from cbam.images import Preprocess, decode
+from cbam.images.decode import decode
+from cbam.images.preprocess import Preprocess
 
 pytest_plugins = ["app_fixtures"]
 

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 import cbam
 from cbam.attention import CBAM
 from cbam.backbones import blocks
-from cbam.explain.fuse import PairedGates, fold_norms, fuse, pair_pools
-from cbam.explain.split import split
+from cbam.backends.openvino import PairedGates, pair_pools
+from cbam.trace.cut import split
+from cbam.trace.rewrite import fold_norms, fuse
 
-compiled = pytest.importorskip("cbam.explain.compiled_gates")  # its extra may be missing
+compiled = pytest.importorskip("cbam.backends.numba_gates")  # its extra may be missing
 FORMS = [compiled.CompiledGates, PairedGates]
 
 
@@ -118,7 +119,7 @@ def test_the_usual_form_is_changed_and_ablations_are_left(
     made = network(**options)
     trunk = split(made, blocks(made)[-1]).trunk
     x = torch.randn(2, 3, 64, 64).to(memory_format=torch.channels_last)
-    for fast in (fuse(trunk, gates_compiled=True), pair_pools(trunk)):
+    for fast in (fuse(trunk, None, compiled.compile_gates), pair_pools(trunk)):
         assert changed_in(fast) == modules
         with torch.inference_mode():
             same(fast(x), trunk(x))
@@ -126,7 +127,7 @@ def test_the_usual_form_is_changed_and_ablations_are_left(
 
 def test_another_attention_is_left() -> None:
     made = network("se")
-    assert changed_in(fuse(split(made, blocks(made)[-1]).trunk, gates_compiled=True)) == 0
+    assert changed_in(fuse(split(made, blocks(made)[-1]).trunk, None, compiled.compile_gates)) == 0
 
 
 class Twice(nn.Module):
@@ -144,9 +145,9 @@ class Twice(nn.Module):
 def test_what_somebody_else_looks_at_is_not_overwritten() -> None:
     plain = Twice().eval()
     trunk = torch.fx.symbolic_trace(plain)
-    assert changed_in(fuse(trunk, gates_compiled=True)) == 0
+    assert changed_in(fuse(trunk, None, compiled.compile_gates)) == 0
     assert changed_in(pair_pools(trunk)) == 1  # overwrites nothing
     x = torch.randn(1, 3, 12, 12)
     with torch.inference_mode():
-        for fast in (fuse(trunk, gates_compiled=True), pair_pools(trunk)):
+        for fast in (fuse(trunk, None, compiled.compile_gates), pair_pools(trunk)):
             same(fast(x), plain(x))

@@ -15,7 +15,8 @@ from PIL import Image
 from torch.testing import assert_close
 
 from cbam.errors import BadImage, BrokenImage, ImageTooLarge, NotAnImage
-from cbam.images import Box, Preprocess, decode, upright_rgb
+from cbam.images.decode import decode, upright_rgb
+from cbam.images.preprocess import Box, Preprocess
 
 MakePhoto = Callable[..., Image.Image]
 
@@ -226,7 +227,9 @@ def test_a_photo_of_several_strips_is_the_photo(mode: str, monkeypatch: pytest.M
     image = Image.fromarray(values[:, :, 0] * np.uint16(257)) if mode == "I;16" else None
     data = encoded(image or Image.fromarray(values).convert(mode), "PNG")
     whole = pixels(data)
-    monkeypatch.setattr("cbam.images.STRIP_PIXELS", 280)  # seven rows: the last strip has two
+    monkeypatch.setattr(
+        "cbam.images.decode.STRIP_PIXELS", 280
+    )  # seven rows: the last strip has two
     np.testing.assert_array_equal(pixels(data), whole)
 
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from benchmarks.methods import COUNTERPARTS
 from cbam.attention import ATTENTION
-from cbam.bench.methods import COUNTERPARTS
 from cbam.errors import UnknownName
 from cbam.explain.formulas import Case, ablationcam, mean_of_layers, rivals
 from cbam.explain.methods import METHODS, gradcam, heat_maps, pooled_gradcam
-from cbam.explain.split import Split, split
+from cbam.trace.cut import Split, split
 
 MakeNetwork = Callable[..., nn.Module]
 

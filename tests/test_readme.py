@@ -7,9 +7,9 @@ import pytest
 from typer.testing import CliRunner
 
 import cbam
+from app.cli.main import app
 from app.settings import Settings
-from cbam.cli import app
-from cbam.explain.backends import BACKENDS
+from cbam.backends.choose import BACKENDS
 
 ROOT = Path(__file__).parent.parent
 SERVICE = (ROOT / "docs" / "service.md").read_text(encoding="utf-8")

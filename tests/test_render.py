@@ -10,9 +10,9 @@ from PIL import Image
 from torch.nn import functional
 
 from cbam import render
-from cbam.explain.engine import Options, explain
+from cbam.explain.explainer import Options, explain
 from cbam.explain.explanation import Explanation, HeatMap
-from cbam.images import Box
+from cbam.images.preprocess import Box
 from cbam.model import Model
 
 MakeModel = Callable[..., Model]

@@ -17,8 +17,8 @@ from cbam.attention import ATTENTION, GATES
 from cbam.backbones import blocks
 from cbam.errors import UnknownName
 from cbam.explain.methods import METHODS, heat_maps
-from cbam.explain.split import Split, split
 from cbam.model import SPLITS_KEPT, Model
+from cbam.trace.cut import Split, split
 
 MakeNetwork = Callable[..., nn.Module]
 MakeModel = Callable[..., Model]

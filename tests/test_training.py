@@ -244,7 +244,7 @@ def test_photos_are_normalised_by_hand():
 
 
 def test_training_and_explaining_normalise_alike():
-    from cbam.images import Preprocess
+    from cbam.images.preprocess import Preprocess
 
     image = Image.effect_noise((32, 32), 80).convert("RGB")
     given = recipe()

@@ -51,7 +51,7 @@ def test_two_processes_train_one_model(tmp_path: Path, kind: str) -> None:
                 Image.new("RGB", (40, 40), colour).save(data / folder / f"{number}.png")
     (tmp_path / "squares.toml").write_text(RECIPE, encoding="utf-8")
     # `accelerate launch --multi_gpu` does this; several CPU processes it starts by MPI only.
-    command = "torch.distributed.run --standalone --nproc_per_node 2 -m cbam.cli train squares.toml"
+    command = "torch.distributed.run --standalone --nproc_per_node 2 -m app.cli train squares.toml"
     done = subprocess.run(
         [sys.executable, "-m", *command.split(), "--data", "data", "--workers", "0"],
         cwd=tmp_path,

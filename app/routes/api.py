@@ -8,9 +8,11 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 from PIL import Image
 
-from app import schemas
-from app.access import admit
-from app.fields import (
+from app.edge.access import admit
+from app.problems import Problem
+from app.routes import answers
+from app.routes.deps import ask, engine_of, settings_of
+from app.routes.forms import (
     AttentionFields,
     ExplainFields,
     HeatmapFields,
@@ -18,14 +20,12 @@ from app.fields import (
     TargetFields,
     body,
 )
-from app.routes.ask import ask, engine_of, settings_of
-from cbam import render
-from cbam.explain.explanation import Explanation
+from cbam import render, sheets
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {
         "description": text,
-        "content": {"application/problem+json": {"schema": schemas.Problem.model_json_schema()}},
+        "content": {"application/problem+json": {"schema": Problem.model_json_schema()}},
     }
     for status, text in {
         400: "the form is broken or holds several files",
@@ -57,13 +57,13 @@ async def as_png(request: Request, paint: Callable[[], Image.Image]) -> Response
 
 
 @api.get("/models", responses={**ASKED, 503: PROBLEMS[503]})
-async def models(request: Request) -> schemas.Models:
+async def models(request: Request) -> answers.Models:
     """Families and models: what they know, how good they are, whose data and which licence."""
     engine = engine_of(request)
     loaded = engine.chosen(list(engine.cards))
-    return schemas.Models(
+    return answers.Models(
         families=[
-            schemas.FamilyInfo(
+            answers.FamilyInfo(
                 name=name,
                 title=engine.cards[members[0]].family_title,
                 default=name == engine.default_family,
@@ -71,14 +71,14 @@ async def models(request: Request) -> schemas.Models:
             )
             for name, members in engine.families.items()
         ],
-        models=[schemas.model_info(model) for model in loaded],
+        models=[answers.model_info(model) for model in loaded],
     )
 
 
 @api.get("/methods", responses=ASKED)
-async def methods() -> schemas.Methods:
+async def methods() -> answers.Methods:
     """CAM methods: what each one's map means and costs."""
-    return schemas.methods()
+    return answers.methods()
 
 
 @api.get("/limits", responses=ASKED)
@@ -89,17 +89,17 @@ async def limits(request: Request) -> dict[str, Any]:
 
 
 @api.post("/predict", responses=PROBLEMS, openapi_extra=body(PredictFields))
-async def predict(request: Request) -> schemas.Predicted:
+async def predict(request: Request) -> answers.Predicted:
     """Each model's most probable classes for a photo."""
     asked = await ask(request, PredictFields)
-    return schemas.predicted(asked.image, asked.answer.explanations, asked.answer.waits)
+    return answers.predicted(asked.image, asked.answer.explanations, asked.answer.waits)
 
 
 @api.post("/explain", responses=PROBLEMS, openapi_extra=body(ExplainFields))
-async def explain(request: Request) -> schemas.Explained:
+async def explain(request: Request) -> answers.Explained:
     """Predictions, heat maps for one class, and gate maps, model by model."""
     asked = await ask(request, ExplainFields)
-    return schemas.explained(asked.image, asked.answer.explanations, asked.answer.waits)
+    return answers.explained(asked.image, asked.answer.explanations, asked.answer.waits)
 
 
 @api.post(
@@ -134,12 +134,12 @@ async def heatmap(request: Request) -> Response:
 async def compare(request: Request) -> Response:
     """All models of a family in one PNG, as in the paper's figure."""
     asked = await ask(request, TargetFields)
-    return await as_png(request, lambda: render.compare_sheet(asked.answer.explanations))
+    return await as_png(request, lambda: sheets.compare_sheet(asked.answer.explanations))
 
 
 @api.post(
     "/attention",
-    response_model=schemas.Attended,
+    response_model=answers.Attended,
     responses={**PROBLEMS, 200: {"content": {"image/png": {}}}},
     openapi_extra=body(AttentionFields),
 )
@@ -148,18 +148,6 @@ async def attention(request: Request) -> Any:
     asked = await ask(request, AttentionFields)
     explanations = asked.answer.explanations
     if "image/png" not in request.headers.get("accept", ""):
-        return schemas.attended(asked.image, explanations)
+        return answers.attended(asked.image, explanations)
     shown = [item for item in explanations if item.attention] or explanations
-    return await as_png(request, lambda: _stacked(shown))
-
-
-def _stacked(explanations: list[Explanation]) -> Image.Image:
-    """The models' gate sheets, one below the other."""
-    sheets = [render.attention_sheet(item) for item in explanations]
-    size = max(sheet.width for sheet in sheets), sum(sheet.height for sheet in sheets)
-    whole = Image.new("RGB", size, "white")
-    y = 0
-    for sheet in sheets:
-        whole.paste(sheet, (0, y))
-        y += sheet.height
-    return whole
+    return await as_png(request, lambda: sheets.attention_sheets(shown))

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from app.routes.ask import engine_of, ready_engine
+from app.routes.deps import engine_of, ready_engine
 
 ops = APIRouter(include_in_schema=False)
 

@@ -11,12 +11,12 @@ from fastapi.responses import HTMLResponse
 from PIL import Image
 from pydantic import ValidationError
 
-from app import schemas
-from app.access import admit
-from app.errors import status_and_detail, title
-from app.fields import PageFields
-from app.routes.ask import Asked, ask_about, engine_of, photo_of, settings_of
-from app.uploads import Upload, read_upload
+from app.edge.access import admit
+from app.problems import status_and_detail, title
+from app.routes import answers
+from app.routes.deps import Asked, ask_about, engine_of, photo_of, settings_of
+from app.routes.forms import PageFields
+from app.routes.uploads import Upload, read_upload
 from cbam import METHODS, __version__, render
 from cbam.errors import CBAMLensError
 from cbam.explain.explanation import Explanation
@@ -114,7 +114,7 @@ def _render(
             "classes": engine.cards[members[0]].labels,
             "input_size": engine.cards[members[0]].preprocess.size_px,
             "models_info": [
-                schemas.model_info(engine.models[model])
+                answers.model_info(engine.models[model])
                 for model in members
                 if model in engine.models
             ],
@@ -142,7 +142,7 @@ def _render(
         family=family,
         photos=photos,
         photo=next((photo for photo in photos if photo["file"] == fields.photo), None),
-        methods=[schemas.method_info(name, method) for name, method in METHODS.items()],
+        methods=[answers.method_info(name, method) for name, method in METHODS.items()],
         layers=first.layers if first else [],
         options=fields.model_dump(),
         limits={
@@ -164,13 +164,13 @@ def _pictures(asked: Asked[PageFields]) -> dict[str, Any]:
     shown = explanations[0].photo.copy()
     shown.thumbnail((SHOWN_PX, SHOWN_PX))
     return {
-        "explained": schemas.explained(asked.image, explanations, asked.answer.waits),
+        "explained": answers.explained(asked.image, explanations, asked.answer.waits),
         "photo_uri": _uri(shown, "JPEG"),
         "photo_width": shown.width,
         "photo_height": shown.height,
         "overlays": [_uri(_overlay(each, shown), "JPEG") for each in explanations],
         "gates": [_gates(each) for each in explanations],
-        "models": [schemas.model_info(model) for model in asked.models],
+        "models": [answers.model_info(model) for model in asked.models],
     }
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cbam.evaluate.photos import Labelled
+from cbam.data.labelled import Labelled
 from cbam.model import Model, open_photo
 
 BATCH = 64

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cbam.data.labelled import Labelled, Region
 from cbam.errors import UnknownName
-from cbam.evaluate.photos import Labelled, Region
-from cbam.explain.engine import Options, explain
+from cbam.explain.explainer import Options, explain
 from cbam.explain.explanation import Floats
-from cbam.images import Box
+from cbam.images.preprocess import Box
 from cbam.model import Model, open_photo
 from cbam.render import enlarged
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cbam import render
-from cbam.images import Box
+from cbam.images.preprocess import Box
 
 Floats = NDArray[np.float32]
 

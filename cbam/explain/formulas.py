@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cbam.errors import TooSlow
-from cbam.explain.split import Split
+from cbam.trace.cut import Split
 
 Score = Callable[[Tensor], Tensor]  # logits (classes,) -> the number to explain
 

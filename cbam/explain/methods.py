@@ -19,8 +19,8 @@ from cbam.explain.formulas import (
     scorecam,
     shapleycam,
 )
-from cbam.explain.package import by_package
-from cbam.explain.split import Split
+from cbam.explain.grad_cam_package import by_package
+from cbam.trace.cut import Split
 
 __all__ = ["METHODS", "Method", "gradcam", "heat_maps", "pooled_gradcam"]
 

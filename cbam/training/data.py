@@ -18,8 +18,8 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from cbam.data.parquet import parquet_files, read_rows
 from cbam.errors import BadRecipe
-from cbam.parquet import parquet_files, read_rows
 from cbam.training.recipe import Recipe
 from cbam.training.views import random_views
 

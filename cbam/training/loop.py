@@ -1,6 +1,6 @@
 """Train one member of a family: from a recipe and photos to float32 weights.
 
-Needs the extra `[train]` (accelerate, TensorBoard). On several GPUs: `accelerate launch -m cbam.cli
+Needs the extra `[train]` (accelerate, TensorBoard). On several GPUs: `accelerate launch -m app.cli
 train ...`; the loop is the same.
 """
 

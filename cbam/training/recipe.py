@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 
 from cbam.attention import ATTENTION
 from cbam.backbones import BACKBONES
-from cbam.cards import Card, write_card
+from cbam.cards.card import Card, write_card
 from cbam.errors import BadRecipe
-from cbam.images import Preprocess
+from cbam.images.preprocess import Preprocess
 
 
 class Phase(BaseModel):

@@ -1,0 +1,74 @@
+"""`cbam-lens evaluate`: measure models."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from rich.table import Table
+
+from app.cli.shared import console
+from cbam.cards.card import write_card
+from cbam.errors import UnknownName
+from cbam.evaluate.card_metrics import Measured, against, measure_model
+from cbam.model import Model, load
+
+
+def evaluate(
+    names: Annotated[list[str], typer.Argument(help="names or card folders of models")],
+    val: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="photos the models never saw: <class>/<photo>, or a parquet file"),
+    ] = None,
+    boxed: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="photos with object boxes: <class>/<photo>, or a parquet file"),
+    ] = None,
+    boxes: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="CSV for --boxed folders: file,x0,y0,x1,y1, relative"),
+    ] = None,
+    runs: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="training runs: compare with their float32 weights"),
+    ] = None,
+    write: Annotated[bool, typer.Option(help="write the numbers to the cards")] = False,
+    size_px: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=32, max=1024, help="another image size than the cards', to choose one"),
+    ] = None,
+) -> None:
+    """Measure models: accuracy on --val and --boxed, and where the maps point on --boxed.
+
+    Of several models that know the same classes, the differences are measured photo by photo.
+    """
+    if boxed is not None and boxes is None and boxed.suffix != ".parquet":
+        raise UnknownName("--boxed needs --boxes: the CSV file with the object boxes.")
+    if write and size_px:
+        raise UnknownName("--write is for the cards' own image size: leave --size-px out.")
+    table = Table("data", "measure")
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    done: dict[str, tuple[Model, Measured]] = {}
+    for name in names:
+        model = load(name)
+        if size_px:
+            resized = replace(model.card.preprocess, size_px=size_px)
+            model = Model(replace(model.card, preprocess=resized), model.network)
+        table.add_column(model.name, overflow="fold")
+        measured = measure_model(model, val, boxed, boxes, runs)
+        peers = {
+            other.card.attention: found
+            for other, found in done.values()
+            if other.card.labels == model.card.labels
+        }
+        metrics = {**measured.metrics, **against(measured, peers)}
+        done[model.name] = model, measured
+        for data_set, values in metrics.items():
+            for measure, value in values.items():
+                if measure not in ("command", "what"):
+                    rows.setdefault((data_set, measure), {})[model.name] = str(value)
+        if write:
+            write_card(replace(model.card, metrics={**model.card.metrics, **metrics}))
+    for key, cells in rows.items():
+        table.add_row(*key, *(cells.get(name, "") for name in done))
+    console.print(table)

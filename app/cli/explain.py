@@ -1,0 +1,81 @@
+"""`cbam-lens explain`: ask models about a photo."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from app.cli.shared import RUNNERS, console
+from cbam.cards.families import cards
+from cbam.errors import UnknownName
+from cbam.explain.explainer import Options, explain
+from cbam.explain.methods import METHODS
+from cbam.model import Model, load, open_photo
+from cbam.sheets import compare_sheet
+
+
+def explain_command(
+    photo: Annotated[Path, typer.Argument(help="a JPEG, PNG or WebP file")],
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("-o", "--output", help="PNG to write: the models side by side"),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="print the answer of /api/v1/explain")
+    ] = False,
+    model: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="a model's name or card folder; repeatable; default: the family"),
+    ] = None,
+    target: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="class to explain: index or label; default: the first model's answer"),
+    ] = None,
+    method: Annotated[str, typer.Option(help=", ".join(METHODS))] = "gradcam",
+    layer: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="block to explain, or several: layer3.1,layer4.1; default: the last"),
+    ] = None,
+    versus: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="class that finercam contrasts with; default: the closest ones"),
+    ] = None,
+    top_k: Annotated[int, typer.Option(min=1, max=20, help="number of predictions")] = 5,
+    backend: Annotated[str, typer.Option(help=f"what runs the networks: {RUNNERS}")] = "eager",
+) -> None:
+    """Ask the models about a photo: a table, a picture (-o) or JSON (--json)."""
+    models = [load(name, backend) for name in model] if model else default_family(backend)
+    started = time.perf_counter()
+    image = open_photo(photo)
+    waits = {"decode": (time.perf_counter() - started) * 1000, "queue": 0.0}
+    explanations = explain(models, image, Options(target, method, layer, top_k, versus=versus))
+    if as_json:
+        from app.routes.answers import explained
+
+        print(explained(photo.read_bytes(), explanations, waits).model_dump_json(indent=1))  # noqa: T201
+    else:
+        label = explanations[0].target.label
+        table = Table("model", "says", f"P({label})", f"{METHODS[method].title} peak")
+        table.columns[0].no_wrap = True  # a name that is cut off can't be typed
+        for each in explanations:
+            says = ", ".join(f"{p.label} {p.probability:.1%}" for p in each.predictions[:3])
+            peak = float(each.heatmap.max())
+            shown = f"{peak:.2f}" if peak > 0 else "no positive evidence"
+            table.add_row(each.model, says, f"{each.target.probability:.1%}", shown)
+        console.print(table)
+    if output is not None:
+        sheet = compare_sheet(explanations) if len(explanations) > 1 else explanations[0].overlay()
+        sheet.save(output)
+        Console(stderr=True).print(f"wrote {output}")
+
+
+def default_family(backend: str = "eager") -> list[Model]:
+    """All models of the first bundled family."""
+    known = cards()
+    if not known:
+        raise UnknownName("No models are bundled here. Name one with --model FOLDER.")
+    family = next(iter(known.values())).family
+    return [load(card.folder, backend) for card in known.values() if card.family == family]

@@ -1,0 +1,8 @@
+"""What several commands use."""
+
+from rich.console import Console
+
+from cbam.backends.choose import AUTO, BACKENDS
+
+console = Console()
+RUNNERS = ", ".join((*BACKENDS, AUTO))

@@ -1,0 +1,1 @@
+"""The outermost layer: connections, deadlines, headers, keys and rates."""

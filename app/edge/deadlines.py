@@ -1,0 +1,232 @@
+"""What uvicorn lacks: an end to requests that arrive slowly, or never, and to readers that stall.
+
+Its protocols wait for a request's head and body for ever, and a drop every few seconds keeps a
+connection open (https://github.com/Kludex/uvicorn/issues/157). Here each part of a request has one
+deadline that no byte renews; a request that has come whole is never cut, however slow its answer.
+"""
+
+import asyncio
+import enum
+import logging
+import uuid
+from typing import Any, ClassVar
+
+import h11
+from starlette.types import Scope
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from app.edge.guard import guards
+from app.problems import Problem, title
+from app.settings import Settings
+
+log = logging.getLogger("cbam_lens")
+
+HEAD_LIMIT = 64 * 1024  # bytes; httptools, unlike h11, has no limit of its own
+# The app answers a slow upload itself, in the shape that its route has. This long after it the
+# connection ends in any case: its route may have answered before, and read nothing.
+GRACE_S = 1.0
+LINGER_S = 1.0  # for the last bytes to leave, before a connection is cut
+
+
+class Part(enum.Enum):
+    """What of a request is still to come."""
+
+    HEAD = "head"
+    BODY = "body"
+
+
+class Deadlines(asyncio.Protocol):
+    """Goes before one of uvicorn's HTTP protocols in a class's bases. See `deadline_protocol`."""
+
+    settings: ClassVar[Settings]
+    # uvicorn's
+    transport: asyncio.Transport
+    loop: asyncio.AbstractEventLoop
+    connections: set[Any]
+    server_state: Any
+    client: tuple[str, int] | None
+    scope: Any
+    cycle: Any
+
+    _awaited: tuple[Part, Any] | None = None  # the part, and the request before or of it
+    _head_bytes = 0  # that have come of an unfinished head
+    _deadline: asyncio.TimerHandle | None = None
+    _unsent = 0  # bytes, when a reader was last looked at
+    _reader: asyncio.TimerHandle | None = None
+
+    def missing(self) -> Part | None:
+        """What of a request is still to come; None while one that came whole is answered."""
+        raise NotImplementedError
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if len(self.connections) > self.settings.max_connections:
+            self._refuse(503, "Too many connections are open. Try again in a moment.")
+            return
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        before = self._awaited
+        super().data_received(data)
+        self._watch()
+        if self._awaited is None or self._awaited[0] is Part.BODY:
+            return
+        if before is None or before[0] is Part.HEAD:  # else these bytes ended a body
+            self._head_bytes += len(data)
+        if self._head_bytes > HEAD_LIMIT:
+            self._refuse(431, f"The request's head is larger than {HEAD_LIMIT // 1024} KiB.")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for timer in (self._deadline, self._reader):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._look_at_reader()
+
+    def resume_writing(self) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+        super().resume_writing()
+
+    def send_400_response(self, msg: str) -> None:
+        """What uvicorn calls when the parser gives up, in our shape."""
+        self._refuse(
+            400,
+            "This cannot be read as HTTP/1.1. If it is HTTPS: the service speaks plain HTTP, a "
+            "proxy before it has to speak TLS.",
+        )
+
+    def _watch(self) -> None:
+        """One deadline for each part of each request: set when the part begins to be missing."""
+        part = self.missing()
+        gone = self.transport.is_closing() or self.transport.get_protocol() is not self  # WebSocket
+        awaited = None if part is None or gone else (part, self.cycle)
+        if awaited == self._awaited:
+            return  # its deadline runs; more bytes do not renew it
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._awaited, self._head_bytes = awaited, 0
+        if awaited is not None:
+            seconds = (
+                self.settings.header_timeout_s
+                if part is Part.HEAD
+                else self.settings.upload_timeout_s + GRACE_S
+            )
+            self._deadline = self.loop.call_later(seconds, self._expired)
+
+    def _expired(self) -> None:
+        if self._awaited is None:
+            return
+        part, cycle = self._awaited
+        if part is Part.HEAD and not self._head_bytes:
+            self._end()  # nothing was asked
+        elif part is Part.HEAD:
+            self._refuse(
+                408, f"The request's head took more than {self.settings.header_timeout_s:g} s."
+            )
+        elif cycle.response_started:
+            self._end()
+        else:
+            seconds = self.settings.upload_timeout_s
+            self._refuse(408, f"The upload took more than {seconds:g} s. Send a smaller photo.")
+
+    def _refuse(self, status: int, detail: str) -> None:
+        """Answer with a problem, without the app, and close. Never into a begun answer."""
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or not self.cycle.response_started or self.cycle.response_complete:
+            scope = self.scope if self.missing() is Part.BODY else None
+            self.transport.write(_answer(status, detail, scope, self.server_state.default_headers))
+        log.info("%s to %s: %s", status, self.client[0] if self.client else "?", detail)
+        self._end()
+
+    def _end(self) -> None:
+        self.transport.close()
+        self.loop.call_later(LINGER_S, self.transport.abort)  # if nobody takes the last bytes
+
+    def _look_at_reader(self) -> None:
+        """Cut off a client that takes nothing of its answer for `send_timeout_s`."""
+        unsent = self.transport.get_write_buffer_size()
+        if self._reader is not None and not self._reader.cancelled() and unsent >= self._unsent:
+            self.transport.abort()
+            return
+        self._unsent = unsent
+        self._reader = self.loop.call_later(self.settings.send_timeout_s, self._look_at_reader)
+
+
+def _answer(
+    status: int, detail: str, scope: Scope | None, defaults: list[tuple[bytes, bytes]]
+) -> bytes:
+    """A problem as it travels: status line, headers, body."""
+    request_id = uuid.uuid4().hex
+    body = Problem(
+        title=title(status),
+        status=status,
+        detail=detail,
+        instance=scope["path"] if scope else "",
+        request_id=request_id,
+    ).model_dump_json()
+    headers = {
+        **{name.decode(): value.decode() for name, value in defaults},
+        **guards(request_id),
+        "Content-Type": "application/problem+json",
+        "Content-Length": str(len(body.encode())),
+        "Connection": "close",
+    }
+    lines = [f"HTTP/1.1 {status} {title(status)}", *(f"{k}: {v}" for k, v in headers.items())]
+    return ("\r\n".join(lines) + "\r\n\r\n" + body).encode()
+
+
+class H11Deadlines(Deadlines, H11Protocol):
+    """uvicorn's pure Python protocol, with deadlines."""
+
+    def missing(self) -> Part | None:
+        if self.conn.their_state is h11.IDLE:
+            return Part.HEAD
+        return Part.BODY if self.conn.their_state is h11.SEND_BODY else None
+
+
+PROTOCOLS: dict[str, type[Deadlines]] = {"h11": H11Deadlines}
+
+try:
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+except ImportError:  # no extra `standard` of uvicorn
+    pass
+else:
+
+    class HttpToolsDeadlines(Deadlines, HttpToolsProtocol):
+        """uvicorn's fast protocol, with deadlines."""
+
+        _part = Part.HEAD
+        _owed = 0  # answers to requests that came whole; -1: answered before the body had come
+
+        def missing(self) -> Part | None:
+            return None if self._owed > 0 else self._part
+
+        def on_headers_complete(self) -> None:
+            super().on_headers_complete()
+            self._part = Part.BODY
+
+        def on_message_complete(self) -> None:
+            super().on_message_complete()
+            self._part = Part.HEAD  # of the next request
+            self._owed += 1
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            self._owed -= 1
+
+    PROTOCOLS["httptools"] = HttpToolsDeadlines
+
+
+def deadline_protocol(settings: Settings, parser: str = "") -> type[asyncio.Protocol]:
+    """A protocol for `uvicorn.Config(http=...)` with these settings' deadlines.
+
+    `parser` is a name of PROTOCOLS; by default the fastest one there is, as uvicorn chooses.
+    """
+    base = PROTOCOLS[parser or ("h11" if AutoHTTPProtocol is H11Protocol else "httptools")]
+    return type(base.__name__, (base,), {"settings": settings})

@@ -1,0 +1,93 @@
+"""Running the service under uvicorn: deadlines, proxies, and an end that loses no answer.
+
+On SIGTERM or SIGINT: /readyz says 503 (for `drain_delay_s` while requests are still answered, so
+that a load balancer can look elsewhere), no new connection is taken, what runs is finished within
+`drain_s`, what is not finished then gets a 503.
+
+Exit status: 0 all was finished, 1 something was cut off, 3 it could not start (port in use).
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from app.edge.deadlines import deadline_protocol
+from app.settings import Settings
+
+log = logging.getLogger("cbam_lens")
+CUT_OFF = 1
+# For a model in the midst of a photo, which nothing can interrupt, after its request was cut off.
+LAST_S = 1.0
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server with our settings, around an app of `create_app`.
+
+    `parser` is a name of `app.edge.deadlines.PROTOCOLS`; `last_resort` is started when draining
+    begins; further options are those of `uvicorn.Config`.
+    """
+
+    def __init__(
+        self,
+        app: FastAPI,
+        parser: str = "",
+        last_resort: threading.Timer | None = None,
+        **options: Any,
+    ) -> None:
+        self.service = app
+        self.settings: Settings = app.state.settings
+        self.last_resort = last_resort
+        self.cut_off = False  # whether draining left something unfinished
+        config = uvicorn.Config(
+            app,
+            http=deadline_protocol(self.settings, parser),
+            lifespan="on",
+            server_header=False,
+            access_log=self.settings.log_style == "off",  # else there is our own line a request
+            timeout_keep_alive=self.settings.keep_alive_s,
+            timeout_graceful_shutdown=self.settings.drain_s,
+            forwarded_allow_ips=self.settings.forwarded_allow_ips,
+            ws_max_size=int(self.settings.max_upload_mb * 2**20),
+            **options,
+        )
+        super().__init__(config)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drain, then stop."""
+        if self.last_resort is not None:
+            self.last_resort.start()
+        self.service.state.draining = True
+        await asyncio.sleep(self.settings.drain_delay_s)
+        began = time.monotonic()
+        await super().shutdown(sockets)
+        self.cut_off = self.force_exit or time.monotonic() - began >= self.settings.drain_s
+
+
+def serve(app: FastAPI, host: str, port: int) -> None:
+    """Serve until SIGTERM or SIGINT, then leave the process as the module says."""
+    settings: Settings = app.state.settings
+    limit_s = settings.drain_delay_s + settings.drain_s + LAST_S
+    last_resort = threading.Timer(limit_s, _cut_off, (limit_s,))
+    last_resort.daemon = True
+    # uvicorn's own handlers go before these. When it has shut down it puts these back and raises
+    # the signal once more, and by default that would end the process with the signal's status.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    server = Server(app, last_resort=last_resort, host=host, port=port)
+    server.run()
+    if server.cut_off:
+        sys.exit(CUT_OFF)
+
+
+def _cut_off(limit_s: float) -> None:
+    log.error("Cut off after %g s: a model still runs.", limit_s)
+    os._exit(CUT_OFF)  # the interpreter's own end would wait for the model's thread

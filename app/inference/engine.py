@@ -1,0 +1,273 @@
+"""The one place where models run: what there is, who may ask, and the way to the answer."""
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from fastapi import HTTPException
+from PIL import Image
+
+from app.inference.cpu import available_cpus, cpu_quota, model_threads
+from app.inference.queue import Alive, Batcher, Dropped, Full, Late
+from app.settings import Settings
+from app.telemetry.metrics import Metrics
+from app.telemetry.observe import Trace
+from cbam.backends.choose import BACKENDS, check_backend
+from cbam.cards.card import weights_bytes
+from cbam.cards.families import cards
+from cbam.errors import BadCard, UnknownName
+from cbam.explain.explainer import Options, check, explain_many
+from cbam.explain.explanation import Explanation
+from cbam.explain.grad_cam_package import package
+from cbam.explain.methods import METHODS
+from cbam.images.decode import decode
+from cbam.model import Model, load
+
+log = logging.getLogger("cbam_lens")
+
+Question = tuple[Image.Image, Options]
+MAGIC = ((b"\xff\xd8", "JPEG"), (b"\x89PNG", "PNG"), (b"RIFF", "WEBP"))
+
+
+class Refused(HTTPException):
+    """An HTTP error with a word for the metrics: why."""
+
+    def __init__(self, status: int, reason: str, detail: str, retry_after_s: int | None) -> None:
+        headers = None if retry_after_s is None else {"Retry-After": str(retry_after_s)}
+        super().__init__(status, detail, headers)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Explanations, and what the request waited for beside the models, in milliseconds."""
+
+    explanations: list[Explanation]
+    waits: dict[str, float]  # "decode", "queue"
+
+
+@dataclass(frozen=True)
+class _Key:
+    """What questions have in common that can share a trunk pass."""
+
+    models: tuple[str, ...]
+    layers: tuple[str, ...]
+    alone: object = None  # for a question that must not hold up others
+
+    @classmethod
+    def of(cls, models: Sequence[Model], options: Options) -> "_Key":
+        names = tuple(model.name for model in models)
+        cheap = METHODS[options.method].cost_class == "low"
+        layers = models[0].chosen_layers(options.layer)
+        return cls(names, layers, None if cheap else object())
+
+
+class Engine:
+    """Models of a service, and the queue before them.
+
+    Started and stopped by the app's lifespan; `ready` once every model is loaded and warm, until
+    it drains.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
+        self.settings = settings
+        check_backend(settings.backend)
+        self.metrics = metrics or Metrics()
+        self.cards = cards(settings.models_folder)
+        if not self.cards:
+            raise BadCard(f"No models in {settings.models_folder or 'the package'}.")
+        for card in self.cards.values():
+            weights_bytes(card)  # damaged weights end the start, not the first request
+        self.families: dict[str, list[str]] = {}
+        for card in self.cards.values():
+            self.families.setdefault(card.family, []).append(card.name)
+        if settings.family and settings.family not in self.families:
+            raise UnknownName.of("family", settings.family, self.families)
+        self.default_family = settings.family or next(iter(self.families))
+        self.models: dict[str, Model] = {}
+        self.draining = False
+        self.problem = ""  # why it will never be ready
+        self._loaded = False
+        self._held_pixels = 0
+        self._model_thread = ThreadPoolExecutor(1, "model")
+        self._picture_threads = ThreadPoolExecutor(settings.decode_threads, "pictures")
+        self.queue: Batcher[Question, list[Explanation]] = Batcher(
+            self._explain_many,
+            self._model_thread,
+            self.metrics,
+            length=settings.queue_length,
+            batch=settings.batch,
+            wait_s=settings.batch_wait_ms / 1000,
+            deadline_s=settings.inference_timeout_s,
+        )
+        self._tasks: list[asyncio.Task[None]] = []
+        self.metrics.watch(
+            "cbam_lens_queue_depth", "Questions that wait for the models.", lambda: self.queue.depth
+        )
+        self.metrics.watch(
+            "cbam_lens_models_loaded", "Models loaded and warm.", lambda: len(self.models)
+        )
+
+    @property
+    def ready(self) -> bool:
+        """Every model is loaded and warm, and questions are taken."""
+        return self._loaded and not self.draining
+
+    async def start(self) -> None:
+        """Begin loading, and begin to serve the queue once that is done."""
+        self._tasks = [asyncio.create_task(self._serve())]
+
+    def drain(self) -> None:
+        """Take no more questions: from now on each gets a 503, and /readyz says so.
+
+        What was taken is still answered. `stop` waits for it. Safe in a signal handler.
+        """
+        self.draining = True
+
+    async def stop(self) -> None:
+        """Drain: answer what was taken within `drain_s`, and 503 what is left then."""
+        self.drain()
+        done = await self.queue.drained(self.settings.drain_s)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for threads in (self._model_thread, self._picture_threads):
+            await asyncio.to_thread(threads.shutdown, cancel_futures=not done)  # waits
+
+    def chosen(self, names: Sequence[str], family: str | None = None) -> list[Model]:
+        """The models of these names; of the family, by default the default one, if there are none.
+
+        Raises UnknownName, and HTTPException 503 while loading and while draining.
+        """
+        if family and family not in self.families:
+            raise UnknownName.of("family", family, self.families)
+        for name in names:
+            if name not in self.cards:
+                raise UnknownName.of("model", name, self.cards)
+        if self.draining:
+            raise self._busy("draining", "The service is being stopped.")
+        if not self.ready:
+            raise self._busy("starting", self.problem or "The models are being loaded.")
+        wanted = list(dict.fromkeys(names)) or self.families[family or self.default_family]
+        return [self.models[name] for name in wanted]
+
+    async def explain(
+        self,
+        data: bytes,
+        models: Sequence[Model],
+        options: Options,
+        alive: Alive,
+        trace: Trace | None = None,
+    ) -> Answer:
+        """Decode an upload and ask the models about it; `trace` learns how that went.
+
+        Raises BadImage, UnknownName, and HTTPException 503 (queue full, stopped) or 504 (too slow).
+        """
+        check(models, options)  # before any work
+        trace = trace or Trace()
+        try:
+            async with self.queue.place():
+                photo = await self.in_picture_thread(self._decode, data, trace)
+            with self._holding(photo):
+                key = _Key.of(models, options)
+                limited = replace(options, time_limit_s=self.settings.inference_timeout_s)
+                explanations, queue_s = await self.queue.ask(key, (photo, limited), alive)
+        except Full:
+            raise self._busy("queue_full", "Too many requests wait for the models.") from None
+        except Dropped:
+            raise self._busy("dropped", "The request was given up before its turn.") from None
+        except Late:
+            raise Refused(
+                504,
+                "deadline",
+                f"No answer within {self.settings.inference_timeout_s:g} s. Try again, or ask "
+                "fewer models or a cheaper method.",
+                None,
+            ) from None
+        trace.stages["queue"] = queue_s
+        for part in ("trunk", "head"):
+            trace.stages[part] = sum(each.timing_ms[part] for each in explanations) / 1000
+        trace.answered = time.perf_counter()
+        waits = {name: trace.stages[name] * 1000 for name in ("decode", "queue")}
+        return Answer(explanations, waits)
+
+    @contextmanager
+    def _holding(self, photo: Image.Image) -> Iterator[None]:
+        """Count a decoded photo while it waits: a few large ones could fill the memory.
+
+        One alone always may. Raises HTTPException 503.
+        """
+        pixels = photo.width * photo.height
+        if self._held_pixels and self._held_pixels + pixels > (
+            self.settings.max_held_megapixels * 1e6
+        ):
+            raise self._busy("memory", "Too many large photos wait for the models.")
+        self._held_pixels += pixels
+        try:
+            yield
+        finally:
+            self._held_pixels -= pixels
+
+    async def in_picture_thread(self, call: Callable[..., Any], *args: Any) -> Any:
+        """Run a call that decodes or encodes pictures, off the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._picture_threads, call, *args)
+
+    def _decode(self, data: bytes, trace: Trace) -> Image.Image:
+        started = time.perf_counter()
+        trace.format = next((name for magic, name in MAGIC if data.startswith(magic)), "other")
+        trace.sha256 = hashlib.sha256(data).hexdigest()[:12]
+        try:
+            return decode(
+                data,
+                max_pixels=round(self.settings.max_megapixels * 1e6),
+                max_side_px=self.settings.max_side_px,
+            )
+        finally:
+            trace.stages["decode"] = time.perf_counter() - started
+
+    def _busy(self, reason: str, detail: str) -> Refused:
+        seconds = self.settings.retry_after_s
+        return Refused(503, reason, f"{detail} Try again in {seconds} s.", seconds)
+
+    def _load(self) -> None:
+        """Load and warm every model. Runs in the model thread."""
+        threads = model_threads(
+            self.settings.model_threads, min(available_cpus(), torch.get_num_threads()), cpu_quota()
+        )
+        torch.set_num_threads(threads)  # here: OpenMP keeps the number for each thread
+        blank = Image.new("RGB", (256, 256), "grey")
+        for card in self.cards.values():
+            model = load(card.folder, self.settings.backend)
+            for answer in explain_many([model], [(blank, Options())]):
+                if isinstance(answer, Exception):
+                    raise answer
+            self.models[card.name] = model
+            log.info("%s runs in %s: %s", card.name, model.backend, BACKENDS[model.backend].title)
+        with suppress(UnknownName):  # whoever asks for one of its methods is told
+            package()  # its import takes seconds, in which a running service would stutter
+
+    def _explain_many(
+        self, key: Hashable, questions: Sequence[Question]
+    ) -> Sequence[list[Explanation] | Exception]:
+        """Questions of one key. Runs in the model thread."""
+        assert isinstance(key, _Key)
+        return explain_many([self.models[name] for name in key.models], questions)
+
+    async def _serve(self) -> None:
+        """Load the models, then answer what comes."""
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._model_thread, self._load)
+        except Exception as error:
+            self.problem = str(error)
+            log.critical("The models cannot be loaded: %s", error)
+            return
+        self._loaded = True
+        await self.queue.serve()

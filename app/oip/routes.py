@@ -1,0 +1,139 @@
+"""The Open Inference Protocol, version 2: what clients of KServe, Triton and MLServer speak.
+
+    GET  /v2                          name and version
+    GET  /v2/health/live, /ready      for probes
+    GET  /v2/models/NAME              inputs and outputs, with their shapes
+    GET  /v2/models/NAME/ready
+    POST /v2/models/NAME/infer        one image -> probabilities (1, classes), heat map (1, h, w)
+
+`NAME` may be followed by `/versions/VERSION`. The image is a tensor called "image": BYTES of shape
+[1], base64 of a JPEG, PNG or WebP file; or pixels [1, H, W, 3], RGB, UINT8 or FP32 in [0, 1]. Its
+data may follow the JSON as bytes, then a file as it is; answers are JSON alone. Named under
+"outputs", there are also "labels" and every gate's map, such as "layer4.1.spatial". "parameters"
+are `target`, `method` and `layer` as of /api/v1/explain. One difference from the protocol: a
+request that names no outputs gets the first two, not the tens of gate maps.
+
+    curl localhost:8000/v2/models/resnet18-cbam-tiny-imagenet/infer -d '{"inputs": [{"name":
+        "image", "shape": [1], "datatype": "BYTES", "data": ["'$(base64 -w0 photo.jpg)'"]}]}'
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fastapi import APIRouter, Depends, HTTPException, Request, Response
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+
+from app.edge.access import admit
+from app.inference.engine import Refused
+from app.oip import tensors as protocol
+from app.problems import status_and_detail
+from app.routes.deps import engine_of, ready_engine, settings_of
+from app.routes.uploads import read_body
+from app.telemetry.observe import Trace
+from cbam import __version__
+from cbam.errors import CBAMLensError
+from cbam.explain.explainer import Options
+from cbam.model import Model
+
+
+class _Route(APIRoute):
+    """Errors in the protocol's shape: `{"error": "what came, what would work"}`."""
+
+    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
+        handle = super().get_route_handler()
+
+        async def handled(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except (HTTPException, CBAMLensError) as error:
+                if isinstance(error, Refused):
+                    Trace.of(request.scope).reason = error.reason
+                status, detail = status_and_detail(error)
+                return JSONResponse({"error": detail}, status, getattr(error, "headers", None))
+
+        return handled
+
+
+oip = APIRouter(
+    prefix="/v2", route_class=_Route, dependencies=[Depends(admit)], include_in_schema=False
+)
+
+
+@oip.get("")
+async def server() -> protocol.Server:
+    """Who answers."""
+    return protocol.Server(name="cbam-lens", version=__version__, extensions=[])
+
+
+@oip.get("/health/live")
+async def live() -> dict[str, bool]:
+    """The process answers."""
+    return {"live": True}
+
+
+@oip.get("/health/ready")
+async def ready(request: Request) -> dict[str, bool]:
+    """All models are loaded and warm; 503 before, and while the service drains.
+
+    The specification calls the value "live", its servers and clients "ready".
+    """
+    ready_engine(request)
+    return {"live": True, "ready": True}
+
+
+@oip.get("/models/{name}/ready")
+@oip.get("/models/{name}/versions/{version}/ready")
+async def model_ready(request: Request, name: str, version: str = "") -> dict[str, Any]:
+    """This model is loaded and warm."""
+    return {"name": _model(request, name, version).name, "ready": True}
+
+
+@oip.get("/models/{name}")
+@oip.get("/models/{name}/versions/{version}")
+async def model_metadata(request: Request, name: str, version: str = "") -> protocol.ModelMetadata:
+    """What goes into this model and what comes out."""
+    return protocol.metadata(_model(request, name, version))
+
+
+@oip.post("/models/{name}/infer", response_model_exclude_none=True)
+@oip.post("/models/{name}/versions/{version}/infer", response_model_exclude_none=True)
+async def infer(request: Request, name: str, version: str = "") -> protocol.InferResponse:
+    """One model's answer about one image."""
+    model = _model(request, name, version)
+    engine = engine_of(request)
+    body = await read_body(request, settings_of(request))
+    asked, photo = await engine.in_picture_thread(
+        protocol.parse, body, request.headers.get(protocol.JSON_LENGTH)
+    )
+    names = protocol.wanted(asked, model)
+    gates = not {protocol.PROBABILITIES, protocol.HEATMAP, protocol.LABELS}.issuperset(names)
+    options = Options(
+        asked.parameters.target,
+        asked.parameters.method,
+        asked.parameters.layer,
+        top_k=len(model.card.labels),
+        attention=gates,
+    )
+
+    async def alive() -> bool:
+        return not await request.is_disconnected()
+
+    answer = await engine.explain(photo, [model], options, alive, Trace.of(request.scope))
+    return protocol.response(asked, model, names, answer.explanations[0])
+
+
+def _model(request: Request, name: str, version: str) -> Model:
+    """The model of this name. Raises HTTPException 404 (no such model or version), 503."""
+    engine = engine_of(request)
+    if name not in engine.cards:
+        raise HTTPException(
+            404, f"There is no model '{name[:80]}'. Known: {', '.join(engine.cards)}."
+        )
+    (model,) = engine.chosen([name])
+    if version not in ("", protocol.version(model)):
+        raise HTTPException(
+            404,
+            f"'{name}' has no version '{version[:80]}'. There is '{protocol.version(model)}'.",
+        )
+    return model

@@ -1,0 +1,322 @@
+"""The shapes of the answers: JSON for the API, and the same values for the page."""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, Field
+
+from cbam.backends.choose import BACKENDS
+from cbam.explain.explanation import Explanation, Floats
+from cbam.explain.methods import METHODS, CostClass
+from cbam.explain.methods import Method as CAMMethod
+from cbam.model import Model
+
+
+class Map(BaseModel):
+    """A raw map as 8-bit values: value = min + byte / 255 * (max - min)."""
+
+    shape: tuple[int, int] = Field(description="rows, columns")
+    dtype: str = "uint8"
+    min: float
+    max: float
+    data: str = Field(description="base64 of shape[0] * shape[1] bytes, row by row")
+
+    @classmethod
+    def of(cls, values: Floats) -> "Map":
+        low, high = float(values.min()), float(values.max())
+        spread = high - low
+        levels = (values - low) / spread * 255 if spread > 0 else np.zeros_like(values)
+        data = np.rint(levels).astype(np.uint8).tobytes()
+        h, w = values.shape
+        return cls(shape=(h, w), min=low, max=high, data=base64.b64encode(data).decode())
+
+
+class Prediction(BaseModel):
+    """A class and the model's softmax probability for it."""
+
+    index: int
+    label: str
+    probability: float
+
+
+class ClassMap(BaseModel):
+    """The heat map of one class."""
+
+    index: int
+    label: str
+    map: Map
+
+
+class BlockMaps(BaseModel):
+    """The gates of one block; null where its attention has no such gate."""
+
+    block: str
+    channel: list[float] | None
+    spatial: Map | None
+
+
+class View(BaseModel):
+    """The part of the photo that the model saw, in pixels of the upright photo."""
+
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+
+
+class Timing(BaseModel):
+    """Where the time went, in milliseconds."""
+
+    decode: float
+    queue: float
+    trunk: float
+    head: float
+
+
+class ModelPrediction(BaseModel):
+    """One model's most probable classes."""
+
+    model: str
+    predictions: list[Prediction]
+    timing_ms: Timing
+
+
+class ModelAttention(BaseModel):
+    """One model's gates, block by block; an empty list if it has none."""
+
+    model: str
+    view: View
+    attention: list[BlockMaps]
+
+
+class ModelExplanation(BaseModel):
+    """One model's answer."""
+
+    model: str
+    predictions: list[Prediction]
+    target_probability: float
+    layer: str = Field(description="several with commas between: the maps are their mean")
+    view: View
+    heatmaps: list[ClassMap] = Field(description="the target's first, then those that came free")
+    attention: list[BlockMaps]
+    timing_ms: Timing
+
+
+class ImageInfo(BaseModel):
+    """The photo as it was understood."""
+
+    width: int
+    height: int
+    sha256: str = Field(description="of the bytes that were sent")
+
+
+class Target(BaseModel):
+    """A class that every heat map explains, or contrasts the explained one with."""
+
+    index: int
+    label: str
+
+
+class Explained(BaseModel):
+    """Answer of /explain."""
+
+    image: ImageInfo
+    target: Target
+    method: str
+    versus: list[Target] = Field(description="classes that the target was contrasted with")
+    results: list[ModelExplanation]
+
+
+class Predicted(BaseModel):
+    """Answer of /predict."""
+
+    image: ImageInfo
+    results: list[ModelPrediction]
+
+
+class Attended(BaseModel):
+    """Answer of /attention."""
+
+    image: ImageInfo
+    results: list[ModelAttention]
+
+
+class ModelInfo(BaseModel):
+    """A model's card."""
+
+    name: str
+    family: str
+    attention: str
+    backbone: str
+    params: int
+    classes: list[str]
+    input_size: int
+    backend: str = Field(description="what runs the network up to its last block")
+    precision: str = Field(description="what it computes with; 'approximate' if not in float32")
+    layers: list[str]
+    blocks: list[str] = Field(description="blocks with gates")
+    metrics: dict[str, dict[str, Any]]
+    licence: str
+    data: str
+
+
+class FamilyInfo(BaseModel):
+    """Models trained alike that differ in attention only."""
+
+    name: str
+    title: str
+    default: bool
+    models: list[str]
+
+
+class Models(BaseModel):
+    """Answer of /models."""
+
+    families: list[FamilyInfo]
+    models: list[ModelInfo]
+
+
+class MethodInfo(BaseModel):
+    """A CAM method."""
+
+    name: str
+    title: str
+    paper: str
+    note: str
+    cost: str
+    cost_class: CostClass = Field(
+        description="low: about a forward pass; medium: a pass through the head for each channel; "
+        "high: a pass through the whole network for each channel"
+    )
+    versus: bool = Field(description="contrasts the target with other classes")
+
+
+class Methods(BaseModel):
+    """Answer of /methods."""
+
+    methods: list[MethodInfo]
+
+
+def image_info(upload: bytes, explanation: Explanation) -> ImageInfo:
+    """Size of the upright photo and the digest of what was sent."""
+    width, height = explanation.photo.size
+    return ImageInfo(width=width, height=height, sha256=hashlib.sha256(upload).hexdigest())
+
+
+def _timing(explanation: Explanation, waits: Mapping[str, float]) -> Timing:
+    return Timing.model_validate({**waits, **explanation.timing_ms})
+
+
+def _predictions(explanation: Explanation) -> list[Prediction]:
+    return [Prediction(**asdict(item)) for item in explanation.predictions]
+
+
+def _blocks(explanation: Explanation) -> list[BlockMaps]:
+    return [
+        BlockMaps(
+            block=item.block,
+            channel=None if item.channel is None else [round(float(v), 5) for v in item.channel],
+            spatial=None if item.spatial is None else Map.of(item.spatial),
+        )
+        for item in explanation.attention
+    ]
+
+
+def explained(
+    upload: bytes, explanations: Sequence[Explanation], waits: Mapping[str, float]
+) -> Explained:
+    """The answer of /explain; `waits` are the milliseconds of "decode" and "queue"."""
+    first = explanations[0]
+    return Explained(
+        image=image_info(upload, first),
+        target=Target(index=first.target.index, label=first.target.label),
+        method=first.method,
+        versus=[Target(index=item.index, label=item.label) for item in first.versus],
+        results=[
+            ModelExplanation(
+                model=each.model,
+                predictions=_predictions(each),
+                target_probability=each.target.probability,
+                layer=each.layer,
+                view=View(**asdict(each.view)),
+                heatmaps=[
+                    ClassMap(index=item.index, label=item.label, map=Map.of(item.map))
+                    for item in each.heatmaps
+                ],
+                attention=_blocks(each),
+                timing_ms=_timing(each, waits),
+            )
+            for each in explanations
+        ],
+    )
+
+
+def predicted(
+    upload: bytes, explanations: Sequence[Explanation], waits: Mapping[str, float]
+) -> Predicted:
+    """The answer of /predict."""
+    return Predicted(
+        image=image_info(upload, explanations[0]),
+        results=[
+            ModelPrediction(
+                model=each.model, predictions=_predictions(each), timing_ms=_timing(each, waits)
+            )
+            for each in explanations
+        ],
+    )
+
+
+def attended(upload: bytes, explanations: Sequence[Explanation]) -> Attended:
+    """The answer of /attention."""
+    return Attended(
+        image=image_info(upload, explanations[0]),
+        results=[
+            ModelAttention(
+                model=each.model, view=View(**asdict(each.view)), attention=_blocks(each)
+            )
+            for each in explanations
+        ],
+    )
+
+
+def model_info(model: Model) -> ModelInfo:
+    """A card as /models shows it."""
+    card = model.card
+    return ModelInfo(
+        name=card.name,
+        family=card.family,
+        attention=card.attention,
+        backbone=card.backbone,
+        params=model.parameters,
+        classes=list(card.labels),
+        input_size=card.preprocess.size_px,
+        backend=model.backend,
+        precision=BACKENDS[model.backend].title,
+        layers=model.layers,
+        blocks=model.layers if card.attention != "none" else [],
+        metrics=card.metrics,
+        licence=card.licence,
+        data=card.data,
+    )
+
+
+def method_info(name: str, method: CAMMethod) -> MethodInfo:
+    """A method as /methods shows it."""
+    return MethodInfo(
+        name=name,
+        title=method.title,
+        paper=method.paper,
+        note=method.note,
+        cost=method.cost,
+        cost_class=method.cost_class,
+        versus=method.versus,
+    )
+
+
+def methods() -> Methods:
+    """All of METHODS."""
+    return Methods(methods=[method_info(name, method) for name, method in METHODS.items()])

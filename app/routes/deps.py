@@ -1,0 +1,88 @@
+"""What every route that takes a photo does: read the form, ask the engine."""
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from fastapi import HTTPException, Request
+
+from app.inference.engine import Answer, Engine, Refused
+from app.routes.forms import Fields
+from app.routes.uploads import FIELD_NAME, Upload, read_upload
+from app.settings import Settings
+from app.telemetry.observe import Trace
+from cbam.model import Model
+
+F = TypeVar("F", bound=Fields)
+
+
+@dataclass(frozen=True)
+class Asked(Generic[F]):
+    """A photo, the fields that came with it, and the models' answer."""
+
+    image: bytes
+    fields: F
+    models: list[Model]
+    answer: Answer
+
+
+def engine_of(request: Request) -> Engine:
+    """The app's engine."""
+    engine: Engine = request.app.state.engine
+    return engine
+
+
+def settings_of(request: Request) -> Settings:
+    """The app's settings."""
+    settings: Settings = request.app.state.settings
+    return settings
+
+
+def ready_engine(request: Request) -> Engine:
+    """The app's engine, its models loaded and warm.
+
+    Raises HTTPException 503 before that, and while the service drains.
+    """
+    if request.app.state.draining:
+        raise HTTPException(503, "The service is stopping.")
+    engine = engine_of(request)
+    engine.chosen([])
+    return engine
+
+
+async def ask(request: Request, fields_type: type[F]) -> Asked[F]:
+    """Read a form of `fields_type` with a photo and ask the models. Raises as its parts do."""
+    upload = await read_upload(request, settings_of(request))
+    fields = fields_type.model_validate(fields_type.values(upload))
+    return await ask_about(request, photo_of(upload), fields)
+
+
+def photo_of(upload: Upload) -> bytes:
+    """The photo's bytes. Raises HTTPException 422 if none was sent."""
+    if upload.image is None:
+        raise HTTPException(
+            422, f"No photo came. Send one as the form's file field '{FIELD_NAME}'."
+        )
+    return upload.image
+
+
+async def ask_about(request: Request, image: bytes, fields: F) -> Asked[F]:
+    """Ask the models that `fields` name about `image`."""
+    engine = engine_of(request)
+    options = fields.options()
+    if options.top_k > settings_of(request).top_k_max:
+        raise HTTPException(
+            422, f"Field 'top_k' is {options.top_k}; at most {settings_of(request).top_k_max}."
+        )
+    trace = Trace.of(request.scope)
+
+    async def alive() -> bool:
+        return not await request.is_disconnected()
+
+    try:
+        wanted = fields.wanted(engine.families[engine.default_family])
+        models = engine.chosen(wanted, fields.family)
+        answer = await engine.explain(image, models, options, alive, trace)
+    except Refused as error:
+        trace.reason = error.reason
+        raise
+    return Asked(image, fields, models, answer)

@@ -1,0 +1,162 @@
+"""The form fields of each route: checked once, documented from the same place."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from app.routes.uploads import FIELD_NAME, Upload
+from cbam.errors import UnknownName
+from cbam.explain.explainer import Options
+
+
+def _empty_is_absent(value: Any) -> Any:
+    """An HTML form sends empty fields; they mean "not given"."""
+    return None if value == "" else value
+
+
+Text = Annotated[Annotated[str, Field(max_length=200)] | None, BeforeValidator(_empty_is_absent)]
+# All blocks of a ResNet-101 have room in it.
+LayersText = Annotated[
+    Annotated[str, Field(max_length=500)] | None, BeforeValidator(_empty_is_absent)
+]
+
+
+class Fields(BaseModel):
+    """Fields that every route has. A field that no route knows is an error, not ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    models: list[str] = Field(
+        [], max_length=8, description="names of models; default: the default family"
+    )
+    family: Text = Field(None, description="a family, where no models are named")
+
+    @classmethod
+    def values(cls, upload: Upload) -> dict[str, Any]:
+        """The upload's fields as this model takes them: `models` and `layer` may be repeated."""
+        repeated: dict[str, Any] = {}
+        for name, values in upload.fields.items():
+            if name == "layer":
+                repeated[name] = ",".join(filter(None, values))
+            else:
+                repeated[name] = values if name == "models" else values[-1]
+        return repeated
+
+    def wanted(self, default_family: list[str]) -> list[str]:
+        """Names of the models to ask; none: the whole family."""
+        return self.models
+
+    def options(self) -> Options:
+        """What the engine is to do; here its defaults."""
+        return Options()
+
+
+class PredictFields(Fields):
+    """/predict"""
+
+    top_k: int = Field(5, ge=1, description="number of predictions")
+
+    def options(self) -> Options:
+        return Options(top_k=self.top_k, attention=False)
+
+
+class AttentionFields(Fields):
+    """/attention"""
+
+
+class TargetFields(Fields):
+    """/compare: what to explain, and how."""
+
+    target: Text = Field(
+        None, description="class index or label; default: the first model's top class"
+    )
+    method: str = Field("gradcam", description="a CAM method's name, see /api/v1/methods")
+    layer: LayersText = Field(
+        None,
+        description="a block's name, see /api/v1/models; several, repeated or with commas between: "
+        "the mean of their maps; default: the last",
+    )
+    versus: Text = Field(
+        None,
+        description="for methods that contrast the target with another class: index or label of "
+        "that class; default: the classes that come closest",
+    )
+
+    def options(self) -> Options:
+        return Options(
+            self.target, self.method, self.layer, top_k=1, attention=False, versus=self.versus
+        )
+
+
+class ExplainFields(TargetFields):
+    """/explain"""
+
+    top_k: int = Field(5, ge=1, description="number of predictions, and of heat maps that are free")
+    attention: bool = Field(True, description="gate maps too")
+
+    def options(self) -> Options:
+        return Options(
+            self.target, self.method, self.layer, self.top_k, self.attention, self.versus
+        )
+
+
+class HeatmapFields(TargetFields):
+    """/heatmap"""
+
+    model: Text = Field(None, description="one model; default: the default family's last")
+    overlay: bool = Field(True, description="false: the bare colour map of the view")
+    raw: bool = Field(False, description="true: the map as 8-bit grey")
+    opacity: float = Field(0.7, ge=0, le=1, description="of the hottest cell")
+
+    def wanted(self, default_family: list[str]) -> list[str]:
+        named = [self.model] if self.model else self.models
+        if len(named) > 1:
+            raise UnknownName(f"One model a heat map; {len(named)} are named.")
+        return named or ([] if self.family else default_family[-1:])
+
+
+class PageFields(ExplainFields):
+    """POST / of the page: a photo of the gallery may stand for an upload."""
+
+    top_k: int = Field(10, ge=1)  # as many classes can be switched to without asking again
+    photo: Text = Field(None, description="file name of a gallery photo; goes before an upload")
+
+
+def body(fields: type[Fields]) -> dict[str, Any]:
+    """The OpenAPI description of a multipart form with a photo and these fields."""
+    schema = fields.model_json_schema()
+    properties = {
+        FIELD_NAME: {
+            "type": "string",
+            "format": "binary",
+            "description": "the photo: JPEG, PNG or WebP",
+        },
+        **{
+            name: {**_plain(item), "description": item.get("description", "")}
+            for name, item in schema["properties"].items()
+        },
+    }
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "required": [FIELD_NAME],
+                        "properties": properties,
+                        "additionalProperties": False,
+                    }
+                }
+            },
+        }
+    }
+
+
+def _plain(item: dict[str, Any]) -> dict[str, Any]:
+    """A field's schema without "or null": a form has no null."""
+    variants = [one for one in item.get("anyOf", [item]) if one.get("type") != "null"]
+    kept = {key: value for key, value in variants[0].items() if key not in ("title",)}
+    if item.get("default") is not None:
+        kept["default"] = item["default"]
+    return kept

@@ -1,0 +1,238 @@
+"""The service's part of `cbam-lens bench`: what HTTP costs beside the engine alone.
+
+The server is a real one, `cbam-lens serve` in a process of its own, and the clients speak to it
+through a socket. The engine alone is asked in this process. Both answer the same question with
+the same models, in turn.
+"""
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from app.inference.engine import Engine
+from app.main import bundled, create_app
+from app.settings import Settings
+from benchmarks.children import environment
+from benchmarks.subjects import Plan
+from benchmarks.table import Row, Side, at_least
+from cbam.explain.explainer import Options
+
+SECTION = "service"
+HTTP, ENGINE = "over HTTP", "engine alone"
+TARGETS = {16: at_least(0.9)}  # by number of clients
+START_S = 120  # on a busy machine; a quiet one needs five
+HOST = "127.0.0.1"
+
+Ask = Callable[[], Awaitable[None]]  # one question, answered
+
+
+def measure(plan: Plan, models_folder: Path | None = None) -> Iterator[Row]:
+    """Requests a second for each number of clients; by default of the bundled models."""
+    yield from asyncio.run(_measure(plan, models_folder))
+
+
+async def _measure(plan: Plan, models_folder: Path | None) -> list[Row]:
+    # The user's settings hold for both sides, except those that would turn clients away.
+    settings = Settings(models_folder=models_folder, rate_limit="", api_keys=())
+    photo = (bundled("static") / "gallery" / "dog.jpg").read_bytes()
+    try:
+        async with _server(settings) as port, _engine(settings) as engine:
+            return [await _row(plan, clients, engine, port, photo) for clients in plan.clients]
+    except (OSError, RuntimeError) as error:
+        missing = f"failed: {error}"
+        sides = Side(HTTP, unit="/s"), Side(ENGINE, unit="/s")
+        return [
+            Row(SECTION, f"{clients} clients", *sides, TARGETS.get(clients), missing=missing)
+            for clients in plan.clients
+        ]
+
+
+async def _row(plan: Plan, clients: int, engine: Engine, port: int, photo: bytes) -> Row:
+    """Both sides' requests a second, in turn."""
+    requests = max(plan.requests, 2 * clients)
+
+    async def over_http() -> float:
+        connections = [await Connection.open(port) for _ in range(clients)]
+        try:
+            request = form_request(photo)
+            return await rate([_asking(each, request) for each in connections], requests)
+        finally:
+            for each in connections:
+                each.close()
+
+    async def engine_alone() -> float:
+        models = engine.chosen([])
+
+        async def ask() -> None:
+            await engine.explain(photo, models, Options(), _alive)
+
+        return await rate([ask] * clients, requests)
+
+    sides = {HTTP: over_http, ENGINE: engine_alone}
+    rates: dict[str, list[float]] = {name: [] for name in sides}
+    for name in sides:
+        await sides[name]()  # warms up
+    for number in range(plan.service_rounds):
+        for name in sides if number % 2 else reversed(sides):
+            rates[name].append(await sides[name]())
+    what = f"{clients} client{'s' if clients > 1 else ''}, {len(engine.chosen([]))} models a photo"
+    upper, lower = (Side(name, tuple(rates[name]), "/s") for name in (HTTP, ENGINE))
+    return Row(SECTION, what, upper, lower, TARGETS.get(clients))
+
+
+async def _alive() -> bool:
+    return True
+
+
+def _asking(connection: "Connection", request: bytes) -> Ask:
+    async def ask() -> None:
+        await connection.ask(request)
+
+    return ask
+
+
+async def rate(clients: list[Ask], requests: int) -> float:
+    """Answers a second: each client asks again as soon as it has its answer, `requests` in all."""
+    left = iter(range(requests))
+
+    async def client(ask: Ask) -> None:
+        for _ in left:
+            await ask()
+
+    started = time.perf_counter()
+    await asyncio.gather(*(client(ask) for ask in clients))
+    return requests / (time.perf_counter() - started)
+
+
+class Connection:
+    """A client that keeps its connection and does as little as a client can."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def open(cls, port: int) -> "Connection":
+        """To our server. Raises OSError."""
+        return cls(*await asyncio.open_connection(HOST, port, limit=2**20))
+
+    def close(self) -> None:
+        """Hang up."""
+        self._writer.close()
+
+    async def ask(self, request: bytes) -> bytes:
+        """The answer's body. Raises RuntimeError for any status but 200, OSError if it is cut."""
+        self._writer.write(request)
+        try:
+            head = await self._reader.readuntil(b"\r\n\r\n")
+            lines = head.decode("latin-1").split("\r\n")
+            headers = {
+                name.strip().lower(): value.strip()
+                for name, _, value in (line.partition(":") for line in lines[1:])
+            }
+            body = await self._reader.readexactly(int(headers["content-length"]))
+        except asyncio.IncompleteReadError as error:
+            raise ConnectionError("the server hung up within an answer") from error
+        if lines[0].split()[1] != "200":
+            raise RuntimeError(f"the server answered {lines[0]}: {body[:200]!r}")
+        return body
+
+
+def form_request(photo: bytes) -> bytes:
+    """POST /api/v1/explain with a photo, as it travels."""
+    edge = "cbam-lens-benchmark"
+    part = (
+        f"--{edge}\r\n"
+        'Content-Disposition: form-data; name="image"; filename="photo.jpg"\r\n'
+        "Content-Type: image/jpeg\r\n\r\n"
+    )
+    body = part.encode() + photo + f"\r\n--{edge}--\r\n".encode()
+    head = (
+        "POST /api/v1/explain HTTP/1.1\r\n"
+        f"Host: {HOST}\r\n"
+        f"Content-Type: multipart/form-data; boundary={edge}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+@asynccontextmanager
+async def _engine(settings: Settings) -> AsyncGenerator[Engine, None]:
+    """The engine of an app that nobody can reach."""
+    app = create_app(settings)
+    async with app.router.lifespan_context(app):
+        engine: Engine = app.state.engine
+        while not engine.ready:
+            if engine.problem:
+                raise RuntimeError(engine.problem)
+            await asyncio.sleep(0.05)
+        yield engine
+
+
+@asynccontextmanager
+async def _server(settings: Settings) -> AsyncGenerator[int, None]:
+    """`cbam-lens serve` with these settings, until it is left: its port, once it is ready.
+
+    Raises RuntimeError with its last words if it ends, or is not ready after START_S.
+    """
+    changes = {"CBAM_LENS_RATE_LIMIT": "", "CBAM_LENS_API_KEYS": ""}
+    if settings.models_folder is not None:
+        changes["CBAM_LENS_MODELS_FOLDER"] = str(settings.models_folder)
+    with tempfile.TemporaryFile() as log:
+        port = _free_port()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "app.cli", "serve", "--host", HOST, "--port", str(port)],
+            stdout=log,
+            stderr=log,
+            env=environment(changes),
+        )
+        try:
+            await _until_ready(process, port)
+            yield port
+        except RuntimeError as error:
+            log.seek(0, os.SEEK_SET)
+            words = log.read().decode(errors="replace").strip().splitlines()[-1:]
+            raise RuntimeError(" ".join([str(error), *words])) from error
+        finally:
+            process.terminate()
+            try:
+                await asyncio.to_thread(process.wait, 30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+async def _until_ready(process: "subprocess.Popen[bytes]", port: int) -> None:
+    """Ask until it says that its models are loaded."""
+    request = f"GET /readyz HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"`cbam-lens serve` ended with status {process.returncode}.")
+        try:
+            connection = await Connection.open(port)
+        except OSError:
+            await asyncio.sleep(0.1)
+            continue
+        try:
+            await connection.ask(request)
+            return
+        except (OSError, RuntimeError):
+            await asyncio.sleep(0.1)
+        finally:
+            connection.close()
+    raise RuntimeError(f"`cbam-lens serve` was not ready after {START_S} s.")
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind((HOST, 0))
+        port: int = free.getsockname()[1]
+        return port

@@ -1,0 +1,201 @@
+"""Back ends: what runs a trunk. Heads stay in PyTorch, where the methods differentiate them.
+
+A back end takes a traced trunk and gives another callable of the same outputs: the activation, and
+every gate's map beside it. All but the one that says so compute in float32, and their answers
+differ from the plain trunk's by rounding only (TOLERANCE).
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.util import find_spec
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from cbam import render
+from cbam.backends.openvino import OpenVINO
+from cbam.backends.pytorch import Eager, EagerBf16, OnGPU
+from cbam.errors import CBAMLensError, UnknownName
+from cbam.explain.methods import heat_maps
+from cbam.trace.cut import Split
+from cbam.trace.rewrite import Folded
+
+log = logging.getLogger("cbam_lens")
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A way to run a trunk, for menus and for making it."""
+
+    title: str  # what it computes with, in plain words
+    exact: bool  # float32: answers within TOLERANCE of the plain trunk's
+    missing: Callable[[], str]  # why it is not to be had on this machine; empty: it is
+    make: Callable[[fx.GraphModule, Tensor, Folded], nn.Module]  # trunk, images like those to come
+
+
+def _nothing_missing() -> str:
+    return ""
+
+
+def _openvino_missing() -> str:
+    if find_spec("openvino") is None:
+        return "OpenVINO is not installed; `pip install cbam-lens[openvino]` brings it"
+    return ""
+
+
+def _numba_missing() -> str:
+    if find_spec("numba") is None:
+        return "Numba is not installed; `pip install cbam-lens[numba]` brings it"
+    return ""
+
+
+def _gpu_missing() -> str:
+    return "" if torch.cuda.is_available() else "PyTorch finds no CUDA GPU here"
+
+
+def _numba(trunk: fx.GraphModule, images: Tensor, folded: Folded) -> nn.Module:
+    from cbam.backends.numba_gates import compile_gates  # its import compiles
+
+    return Eager(trunk, images, folded, compile_gates)
+
+
+BACKENDS: dict[str, Backend] = {
+    "eager": Backend("PyTorch, float32", True, _nothing_missing, Eager),
+    "eager-bf16": Backend("PyTorch, bfloat16: approximate", False, _nothing_missing, EagerBf16),
+    "numba": Backend(
+        "PyTorch with CBAM's gates compiled by Numba, float32",
+        True,
+        _numba_missing,
+        _numba,
+    ),
+    "openvino": Backend("OpenVINO on the CPU, float32", True, _openvino_missing, OpenVINO),
+    "cuda": Backend("PyTorch on a CUDA GPU, float32", True, _gpu_missing, OnGPU),
+    "compile": Backend(
+        "torch.compile on a CUDA GPU, float32",
+        True,
+        _gpu_missing,
+        partial(OnGPU, compiler=torch.compile),
+    ),
+}
+AUTO = "auto"
+TRIALS = 5  # timed passes of each exact back end when AUTO chooses
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far a back end's answers are from the plain trunk's, over some images."""
+
+    logits: float  # largest |difference|
+    maps: float  # largest |difference| of gate maps, and of Grad-CAM maps scaled to [0, 1]
+    top1: float  # share of images with the same top class
+
+    def __bool__(self) -> bool:
+        """Whether it is close enough."""
+        return self.logits <= TOLERANCE.logits and self.maps <= TOLERANCE.maps and self.top1 == 1
+
+    def __and__(self, other: "Parity") -> "Parity":
+        """The worse of both in each respect; `top1` as if both had as many images."""
+        return Parity(
+            max(self.logits, other.logits),
+            max(self.maps, other.maps),
+            (self.top1 + other.top1) / 2,
+        )
+
+
+TOLERANCE = Parity(logits=1e-3, maps=0.01, top1=1.0)
+
+
+def parity(plain: Split, fast: Split, images: Tensor) -> Parity:
+    """Compare two trunks of one cut on images (N, 3, H, W)."""
+    activation, maps = plain.run_trunk(images)
+    fast_activation, fast_maps = fast.run_trunk(images)
+    with torch.inference_mode():
+        logits, _ = plain.run_head(activation)
+        fast_logits, _ = plain.run_head(fast_activation)
+    top = logits.argmax(dim=1)
+    worst = max((float((maps[name] - fast_maps[name]).abs().max()) for name in maps), default=0.0)
+    for row, index in enumerate(top.tolist()):
+        heat, fast_heat = (
+            render.scaled(heat_maps(plain, each[row : row + 1], [index]).numpy())
+            for each in (activation, fast_activation)
+        )
+        worst = max(worst, float(np.abs(heat - fast_heat).max()))
+    return Parity(
+        float((logits - fast_logits).abs().max()),
+        worst,
+        float((top == fast_logits.argmax(dim=1)).float().mean()),
+    )
+
+
+def check_backend(name: str) -> None:
+    """Raises UnknownName if there is no such back end, or if it is not to be had here."""
+    if name == AUTO:
+        return
+    if name not in BACKENDS:
+        raise UnknownName.of("back end", name, (AUTO, *BACKENDS))
+    missing = BACKENDS[name].missing()
+    if missing:
+        able = ", ".join(known for known, backend in BACKENDS.items() if not backend.missing())
+        raise UnknownName(f"Back end '{name}' cannot be used: {missing}. Here work: {able}.")
+
+
+def accelerate(
+    cut: Split, name: str, side_px: int, folded: Folded | None = None
+) -> tuple[Split, str]:
+    """The cut with its trunk in a back end, for images of `side_px`, and that back end's name.
+
+    "auto" is the fastest, measured here and now, of those that are here and whose answers to a test
+    picture are the plain trunk's. Raises UnknownName.
+    """
+    check_backend(name)
+    folded = {} if folded is None else folded
+    picture = _test_picture(side_px)
+    if name != AUTO:
+        return _in_backend(cut, name, picture, folded), name
+    ran: list[tuple[float, str, Split]] = []
+    for candidate, backend in BACKENDS.items():
+        if backend.missing() or not backend.exact:
+            continue
+        try:
+            fast = _in_backend(cut, candidate, picture, folded)
+            found = parity(cut, fast, picture)
+            seconds = _seconds(fast, picture[:1])
+        except Exception as error:  # whatever another library makes of this network or machine
+            log.warning("Back end %s is passed over: %s", candidate, error)
+            continue
+        if found:
+            ran.append((seconds, candidate, fast))
+        else:
+            log.warning("Back end %s is passed over: its answers differ, %s", candidate, found)
+    if not ran:
+        raise UnknownName(f"No back end answers for '{cut.layer}' as the plain network does.")
+    _, chosen, fast = min(ran, key=lambda each: each[0])
+    return fast, chosen
+
+
+def _seconds(cut: Split, images: Tensor) -> float:
+    """The shortest of TRIALS passes: what the machine does besides can only make one longer."""
+    times: list[float] = []
+    for _ in range(TRIALS):
+        started = time.perf_counter()
+        cut.run_trunk(images)
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def _in_backend(cut: Split, name: str, images: Tensor, folded: Folded) -> Split:
+    if not isinstance(cut.trunk, fx.GraphModule):
+        raise CBAMLensError(f"The trunk up to '{cut.layer}' runs in a back end already.")
+    with torch.no_grad():
+        return replace(cut, trunk=BACKENDS[name].make(cut.trunk, images, folded))
+
+
+def _test_picture(side_px: int) -> Tensor:
+    """Two smooth random pictures as a network sees them: (2, 3, side_px, side_px)."""
+    blobs = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    pictures = nn.functional.interpolate(blobs, size=(side_px, side_px), mode="bicubic")
+    return pictures.to(memory_format=torch.channels_last)

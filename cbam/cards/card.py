@@ -1,0 +1,166 @@
+"""Model cards: a folder with card.toml, weights.safetensors and labels.txt is a model.
+
+Weights are stored as int8 per output channel with float32 scales and widened at load; the card
+names their sha256, which is checked before a byte of them is parsed.
+"""
+
+import hashlib
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError
+from safetensors.torch import load as parse_safetensors
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+
+from cbam.backbones import build
+from cbam.cards.int8 import quantise, widen
+from cbam.errors import BadCard, CBAMLensError, UnknownName
+from cbam.images.preprocess import Preprocess
+
+
+class _CardFile(BaseModel):
+    """card.toml, key by key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    family: str
+    family_title: str
+    backbone: str
+    attention: str
+    licence: str
+    data: str
+    recipe: str
+    weights_sha256: str
+    storage: str
+    folders: list[str] = []
+    backbone_options: dict[str, Any] = {}
+    attention_options: dict[str, Any] = {}
+    preprocess: Preprocess
+    metrics: dict[str, dict[str, Any]] = {}
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is known of a trained model. What is on it was measured, or is absent."""
+
+    name: str
+    family: str
+    family_title: str
+    backbone: str
+    attention: str  # "none", "se" or "cbam"
+    labels: tuple[str, ...]  # class index -> name
+    preprocess: Preprocess
+    licence: str
+    data: str
+    recipe: str
+    weights_sha256: str
+    storage: str
+    folders: tuple[str, ...] = ()  # the training data's folder of each class, in class order
+    backbone_options: dict[str, Any] = field(default_factory=dict)
+    attention_options: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)  # by data set
+    folder: Path = Path()
+
+    @property
+    def class_folders(self) -> tuple[str, ...]:
+        """How data sets name each class, in class order: by its folder, or by its label."""
+        return self.folders or self.labels
+
+    def class_index(self, target: int | str) -> int:
+        """The class meant by an index, its digits or a label (case does not matter).
+
+        Raises UnknownName with the labels that there are.
+        """
+        text = str(target).strip()
+        if text.isdecimal() and int(text) < len(self.labels):
+            return int(text)
+        folded = text.casefold()
+        for index, label in enumerate(self.labels):
+            if label.casefold() == folded:
+                return index
+        shown = [f"{index} {label}" for index, label in enumerate(self.labels[:20])]
+        if len(self.labels) > len(shown):
+            shown.append(f"... up to {len(self.labels) - 1}")
+        raise UnknownName.of("class", text[:80], shown)
+
+    def network(self) -> nn.Module:
+        """The card's network with fresh weights."""
+        return build(
+            self.backbone,
+            attention=self.attention,
+            num_classes=len(self.labels),
+            attention_options=self.attention_options,
+            **self.backbone_options,
+        )
+
+
+def read_card(folder: Path) -> Card:
+    """The card in a model's folder. Raises BadCard with the reason."""
+    try:
+        text = (folder / "card.toml").read_text(encoding="utf-8")
+        values = _CardFile.model_validate(tomllib.loads(text)).model_dump()
+        labels = (folder / "labels.txt").read_text(encoding="utf-8").splitlines()
+        values["folders"] = tuple(values["folders"])
+        preprocess = Preprocess(**values.pop("preprocess"))
+    except (OSError, tomllib.TOMLDecodeError, TypeError, ValueError) as error:
+        raise BadCard(f"The model card in {folder} cannot be used: {error}") from error
+    return Card(**values, labels=tuple(labels), preprocess=preprocess, folder=folder)
+
+
+def weights_bytes(card: Card) -> bytes:
+    """The stored weights, if they are those that the card names. Raises BadCard otherwise."""
+    path = card.folder / "weights.safetensors"
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BadCard(f"Model '{card.name}' has no weights: {error}.") from error
+    found = hashlib.sha256(data).hexdigest()
+    if found != card.weights_sha256:
+        raise BadCard(
+            f"The weights of '{card.name}' are not the ones that its card names: {path} has sha256 "
+            f"{found[:16]}..., the card says {card.weights_sha256[:16]}... The file is damaged or "
+            "was exchanged; install it anew."
+        )
+    return data
+
+
+def load_network(card: Card) -> nn.Module:
+    """The card's network with its trained weights, in eval mode, frozen.
+
+    Raises BadCard if the weights are missing, are not those that the card names, or do not fit.
+    """
+    data = weights_bytes(card)
+    try:
+        network = card.network()
+        network.load_state_dict(widen(parse_safetensors(data)))
+    except (CBAMLensError, RuntimeError, TypeError, SafetensorError) as error:
+        raise BadCard(f"The weights of '{card.name}' do not fit its card: {error}") from error
+    return network.eval().requires_grad_(False)
+
+
+def write_card(card: Card, weights: dict[str, Tensor] | None = None) -> Card:
+    """Write a model's folder: card.toml, labels.txt and, if given, the weights as int8.
+
+    Returns the card with the sha256 of the weights now stored.
+    """
+    card.folder.mkdir(parents=True, exist_ok=True)
+    values = {key: value for key, value in vars(card).items() if key not in ("labels", "folder")}
+    values["preprocess"] = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in vars(card.preprocess).items()
+    }
+    if weights is not None:
+        data = to_safetensors(quantise(weights))
+        (card.folder / "weights.safetensors").write_bytes(data)
+        values["weights_sha256"] = hashlib.sha256(data).hexdigest()
+    text = tomli_w.dumps({key: value for key, value in values.items() if value not in ({}, ())})
+    (card.folder / "card.toml").write_text(text, encoding="utf-8")
+    labels = "".join(f"{label}\n" for label in card.labels)
+    (card.folder / "labels.txt").write_text(labels, encoding="utf-8")
+    return read_card(card.folder)

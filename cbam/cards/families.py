@@ -1,0 +1,34 @@
+"""Which models there are, in which order, and which family is the default."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from cbam.cards.card import Card, read_card
+
+ATTENTION_ORDER = ("none", "se", "cbam")  # how a family is shown
+
+
+def models_folder() -> Path:
+    """Where the bundled models lie: beside the package in a checkout, inside it in a wheel."""
+    packaged = Path(str(files("cbam"))) / "_bundled" / "models"
+    return packaged if packaged.is_dir() else Path(__file__).parent.parent.parent / "models"
+
+
+def cards(folder: Path | None = None) -> dict[str, Card]:
+    """All cards in a folder of models, by name: a family together, plain, SE, CBAM in this order.
+
+    The family that knows the most classes comes first: it is everybody's default.
+    Raises BadCard if one of them cannot be used.
+    """
+    found = [read_card(path.parent) for path in (folder or models_folder()).glob("*/card.toml")]
+    order = {name: position for position, name in enumerate(ATTENTION_ORDER)}
+    classes = {card.family: len(card.labels) for card in found}
+    found.sort(
+        key=lambda card: (
+            -classes[card.family],
+            card.family,
+            order.get(card.attention, 9),
+            card.name,
+        )
+    )
+    return {card.name: card for card in found}

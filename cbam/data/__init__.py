@@ -1,0 +1,1 @@
+"""Photos with what is known of them: classes, boxes."""

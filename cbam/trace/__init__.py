@@ -1,0 +1,1 @@
+"""A network as a graph: cut into trunk and head, and rewritten to run in fewer passes."""
