@@ -47,7 +47,7 @@ import cbam
 from cbam.attention import CBAM
 from cbam.backbones import BACKBONES, blocks
 from cbam.backends.choose import BACKENDS, accelerate
-from cbam.trace.cut import split
+from cbam.trace.cut import cut_at
 
 TARGET = 1.10
 ENGINES = ("plain", "eager", "numba", "openvino")
@@ -93,7 +93,7 @@ def networks(backbone: str) -> dict[str, nn.Module]:
 
 def call_of(network: nn.Module, engine: str, side_px: int) -> Call:
     """The network up to its last block in an engine: what the service runs for every photo."""
-    cut = split(network, blocks(network)[-1])
+    cut = cut_at(network, blocks(network)[-1])
     if engine == "plain":
         return cut.trunk
     return accelerate(cut, engine, side_px)[0].trunk
@@ -154,7 +154,7 @@ def floor_ms(
     """The least that CBAM's passes and CBAM's operations take here, in milliseconds."""
     passes = 0.0
     with torch.inference_mode():
-        activation, maps = split(nets["none"], blocks(nets["none"])).run_trunk(images)
+        activation, maps = cut_at(nets["none"], blocks(nets["none"])).run_trunk(images)
         for features in (activation, *maps.values()):  # as large as what its block's gates see
             flat = features.flatten()
             copy = torch.empty_like(flat)

@@ -57,7 +57,7 @@ def beside(
     method, chosen = METHODS[name], layer or subject.model.layers[-1]
     photos = subject.photos(1)
     index = subject.explained(photos)[0].target.index
-    subject.model.split(chosen)  # made once and kept: not a part of the first run
+    subject.model.cut(chosen)  # made once and kept: not a part of the first run
     ours: Run = partial(subject.explained, photos, Options(method=name, layer=layer))
     title = f"{method.title}, {subject.title}" + (f", {layer}" if layer else "")
 

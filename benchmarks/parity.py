@@ -23,7 +23,7 @@ from cbam.backends.choose import BACKENDS, TOLERANCE, Parity, accelerate, parity
 from cbam.cards.families import models_folder
 from cbam.images.decode import decode
 from cbam.model import Model, load
-from cbam.trace.cut import split
+from cbam.trace.cut import cut_at
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 BATCH = 8
@@ -53,7 +53,7 @@ def batches(model: Model, photos: Sequence[Path]) -> Iterator[Tensor]:
 
 def compare(model: Model, backend: str, photos: Sequence[Path]) -> Parity:
     """One model in one back end, over all photos."""
-    plain = split(model.network, model.layers[-1])
+    plain = cut_at(model.network, model.layers[-1])
     fast, _ = accelerate(plain, backend, model.card.preprocess.size_px)
     found = [(parity(plain, fast, images), len(images)) for images in batches(model, photos)]
     worst = reduce(and_, (each for each, _ in found))

@@ -87,7 +87,7 @@ class Subject:
 
     def forward(self, photos: Sequence[Image.Image]) -> Tensor:
         """The plain forward pass of the trunk and head that `explain` runs: logits."""
-        cut = self.model.split(self.model.layers[-1])
+        cut = self.model.cut(self.model.layers[-1])
         images = self.tensor(photos).to(memory_format=torch.channels_last)
         activation, _ = cut.run_trunk(images)
         with torch.inference_mode():

@@ -18,10 +18,10 @@ from cbam.errors import BrokenImage, UnknownName
 from cbam.explain.explainer import Options, explain
 from cbam.explain.explanation import Explanation
 from cbam.images.decode import decode, upright_rgb
-from cbam.trace.cut import Split, split
+from cbam.trace.cut import Cut, cut_at
 from cbam.trace.rewrite import Folded
 
-SPLITS_KEPT = 64  # a model's cuts; anyone may ask for any set of layers
+CUTS_KEPT = 64  # a model's cuts; anyone may ask for any set of layers
 
 
 class Model:
@@ -36,7 +36,7 @@ class Model:
         self.card = card
         self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.layers = blocks(network)
-        self._splits: OrderedDict[tuple[str, ...], Split] = OrderedDict()  # last used last
+        self._cuts: OrderedDict[tuple[str, ...], Cut] = OrderedDict()  # last used last
         self._folded: Folded = {}  # shared by all cuts
         self._asked_backend = backend
         self._lock = threading.Lock()
@@ -70,12 +70,12 @@ class Model:
             return self._whole[1]
 
     @cached_property
-    def _whole(self) -> tuple[Split, str]:
+    def _whole(self) -> tuple[Cut, str]:
         """The cut behind the last block, and the back end that runs its trunk."""
-        cut = split(self.network, self.layers[-1])
+        cut = cut_at(self.network, self.layers[-1])
         return accelerate(cut, self._asked_backend, self.card.preprocess.size_px, self._folded)
 
-    def split(self, layer: str | Sequence[str] | None = None) -> Split:
+    def cut(self, layer: str | Sequence[str] | None = None) -> Cut:
         """The network cut behind a block, or behind the last of several; made once and kept.
 
         Layers are named as for `chosen_layers`. Raises UnknownName.
@@ -84,14 +84,14 @@ class Model:
         with self._lock:
             if layers == (self.layers[-1],):
                 return self._whole[0]
-            if layers not in self._splits:
-                cut = split(self.network, layers)
+            if layers not in self._cuts:
+                cut = cut_at(self.network, layers)
                 side_px = self.card.preprocess.size_px
-                self._splits[layers], _ = accelerate(cut, "eager", side_px, self._folded)
-                if len(self._splits) > SPLITS_KEPT:
-                    self._splits.popitem(last=False)
-            self._splits.move_to_end(layers)
-            return self._splits[layers]
+                self._cuts[layers], _ = accelerate(cut, "eager", side_px, self._folded)
+                if len(self._cuts) > CUTS_KEPT:
+                    self._cuts.popitem(last=False)
+            self._cuts.move_to_end(layers)
+            return self._cuts[layers]
 
     def explain(
         self,

@@ -20,7 +20,7 @@ from cbam.cards.families import cards
 from cbam.errors import UnknownName
 from cbam.images.decode import decode
 from cbam.model import Model, load
-from cbam.trace.cut import Split, split
+from cbam.trace.cut import Cut, cut_at
 
 GALLERY = Path(__file__).parent.parent / "static" / "gallery"
 HERE = [name for name, backend in BACKENDS.items() if not backend.missing()]
@@ -33,9 +33,9 @@ def images(n: int = 2, side_px: int = 64, seed: int = 5) -> Tensor:
     return pictures.to(memory_format=torch.channels_last)
 
 
-def cut_of(model: Model) -> Split:
+def cut_of(model: Model) -> Cut:
     """The plain cut behind the last block."""
-    return split(model.network, model.layers[-1])
+    return cut_at(model.network, model.layers[-1])
 
 
 @pytest.mark.parametrize("name", ["numba", "openvino"])
@@ -80,7 +80,7 @@ def test_a_batch_of_any_size_is_answered_image_by_image(make_model: MakeModel, n
 @pytest.mark.parametrize("name", EXACT)
 def test_threads_do_not_meet_in_a_back_end(make_model: MakeModel, name: str):
     model = make_model("cbam", backend=name)
-    cut = model.split()
+    cut = model.cut()
     asked = [images(1 + seed % 3, seed=seed) for seed in range(8)]
     alone = [cut.run_trunk(each) for each in asked]
     with ThreadPoolExecutor(8) as threads:

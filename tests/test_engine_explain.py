@@ -19,7 +19,7 @@ from cbam.explain.explanation import Explanation
 from cbam.explain.methods import METHODS, heat_maps
 from cbam.images.preprocess import Box
 from cbam.model import Model, load
-from cbam.trace.cut import Split
+from cbam.trace.cut import Cut
 
 MakeModel = Callable[..., Model]
 MakePhoto = Callable[..., Image.Image]
@@ -118,7 +118,7 @@ def test_a_heat_map_is_the_methods_raw_map(
     model, photo = make_model(), make_photo()
     np.random.seed(0)  # Random-CAM draws from the global generator
     explanation = model.explain(photo, target=1, method=method, layer="layer3.0")
-    cut = model.split("layer3.0")
+    cut = model.cut("layer3.0")
     activation, _ = cut.run_trunk(model.card.preprocess(photo).unsqueeze(0))
     np.random.seed(0)
     image = model.card.preprocess(photo).unsqueeze(0)
@@ -414,13 +414,13 @@ MIXED = [
 def counted_passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """Layer and number of images of every trunk pass from now on."""
     passes: list[tuple[str, int]] = []
-    run_trunk = Split.run_trunk
+    run_trunk = Cut.run_trunk
 
-    def counting(self: Split, images: torch.Tensor) -> object:
+    def counting(self: Cut, images: torch.Tensor) -> object:
         passes.append((self.layer, len(images)))
         return run_trunk(self, images)
 
-    monkeypatch.setattr(Split, "run_trunk", counting)
+    monkeypatch.setattr(Cut, "run_trunk", counting)
     return passes
 
 
@@ -483,14 +483,14 @@ def test_when_a_stacked_pass_fails_the_questions_are_asked_one_by_one(
     questions = [(make_photo(seed), Options()) for seed in range(3)]
     expected = [explain(models, *question) for question in questions]
     bad = models[0].card.preprocess(questions[1][0])
-    run_trunk = Split.run_trunk
+    run_trunk = Cut.run_trunk
 
-    def failing(self: Split, images: torch.Tensor) -> object:
+    def failing(self: Cut, images: torch.Tensor) -> object:
         if any(torch.equal(image, bad) for image in images):
             raise RuntimeError("out of memory")
         return run_trunk(self, images)
 
-    monkeypatch.setattr(Split, "run_trunk", failing)
+    monkeypatch.setattr(Cut, "run_trunk", failing)
     found = explain_many(models, questions)
     assert isinstance(found[1], RuntimeError)
     for row in (0, 2):

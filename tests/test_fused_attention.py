@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from cbam.attention import ATTENTION
 from cbam.backbones import BACKBONES, blocks
-from cbam.trace.cut import Split, split
+from cbam.trace.cut import Cut, cut_at
 from cbam.trace.rewrite import fuse
 
 MakeNetwork = Callable[..., nn.Module]
@@ -23,7 +23,7 @@ def images(n: int = 2, side_px: int = 48) -> Tensor:
 
 
 def trunk_of(network: nn.Module, layer: str | None = None) -> fx.GraphModule:
-    trunk = split(network, layer or blocks(network)[-1]).trunk
+    trunk = cut_at(network, layer or blocks(network)[-1]).trunk
     assert isinstance(trunk, fx.GraphModule)
     return trunk
 
@@ -95,7 +95,7 @@ def test_the_network_and_its_trunk_stay_as_they_are(make_network: MakeNetwork):
 
 def test_the_image_and_earlier_activations_are_not_overwritten(make_network: MakeNetwork):
     network = make_network()
-    passing: Split = split(network, blocks(network))  # every block's activation comes out
+    passing: Cut = cut_at(network, blocks(network))  # every block's activation comes out
     assert isinstance(passing.trunk, fx.GraphModule)
     x = images()
     before = x.clone()

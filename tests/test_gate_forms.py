@@ -10,7 +10,7 @@ import cbam
 from cbam.attention import CBAM
 from cbam.backbones import blocks
 from cbam.backends.openvino import PairedGates, pair_pools
-from cbam.trace.cut import split
+from cbam.trace.cut import cut_at
 from cbam.trace.rewrite import fold_norms, fuse
 
 compiled = pytest.importorskip("cbam.backends.numba_gates")  # its extra may be missing
@@ -117,7 +117,7 @@ def test_the_usual_form_is_changed_and_ablations_are_left(
     options: dict[str, Any], modules: int
 ) -> None:
     made = network(**options)
-    trunk = split(made, blocks(made)[-1]).trunk
+    trunk = cut_at(made, blocks(made)[-1]).trunk
     x = torch.randn(2, 3, 64, 64).to(memory_format=torch.channels_last)
     for fast in (fuse(trunk, None, compiled.compile_gates), pair_pools(trunk)):
         assert changed_in(fast) == modules
@@ -127,7 +127,7 @@ def test_the_usual_form_is_changed_and_ablations_are_left(
 
 def test_another_attention_is_left() -> None:
     made = network("se")
-    assert changed_in(fuse(split(made, blocks(made)[-1]).trunk, None, compiled.compile_gates)) == 0
+    assert changed_in(fuse(cut_at(made, blocks(made)[-1]).trunk, None, compiled.compile_gates)) == 0
 
 
 class Twice(nn.Module):

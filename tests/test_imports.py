@@ -43,7 +43,7 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def part(module: str) -> str:
-    """`cbam.trace.cut.Split` -> `explain`."""
+    """`cbam.trace.cut.Cut` -> `explain`."""
     return module.split(".")[1] if "." in module else ""
 
 

@@ -15,7 +15,7 @@ from cbam.attention import ATTENTION
 from cbam.errors import UnknownName
 from cbam.explain.formulas import Case, ablationcam, mean_of_layers, rivals
 from cbam.explain.methods import METHODS, gradcam, heat_maps, pooled_gradcam
-from cbam.trace.cut import Split, split
+from cbam.trace.cut import Cut, cut_at
 
 MakeNetwork = Callable[..., nn.Module]
 
@@ -27,7 +27,7 @@ def images(seed: int = 0, size: int = 64) -> Tensor:
 def raw_maps(
     network: nn.Module, batch: Tensor, layer: str, classes: list[int], method: str, **options: Any
 ) -> Tensor:
-    cut = split(network, layer)
+    cut = cut_at(network, layer)
     activation, _ = cut.run_trunk(batch)
     return heat_maps(cut, activation, classes, method, image=batch, **options)
 
@@ -176,7 +176,7 @@ def test_several_layers_are_averaged_as_the_package_does(make_network: MakeNetwo
 
     layers = ["layer2.1", "layer3.1", "layer4.1"]
     network, batch = make_network("cbam", seed=4), images(4, size=96)
-    cut = split(network, layers)
+    cut = cut_at(network, layers)
     activation, maps = cut.run_trunk(batch)
     outputs = {**maps, cut.layer: activation}
     painted = 0
@@ -201,7 +201,7 @@ def test_several_layers_are_averaged_as_the_package_does(make_network: MakeNetwo
 @pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].pooled])
 def test_a_closed_form_is_what_the_method_gives_without_it(make_network: MakeNetwork, method: str):
     network = make_network("cbam", seed=4)
-    cut = split(network, "layer4.1")
+    cut = cut_at(network, "layer4.1")
     activation, _ = cut.run_trunk(images(4))
     closed = METHODS[method].pooled(activation, network.fc, range(5))
     slow = dataclasses.replace(cut, pooled_linear=None)
@@ -217,7 +217,7 @@ def test_ablation_cam_equals_its_formula_by_hand():
             return (torch.stack([x[:, 0].sum(dim=(1, 2)), x.sum(dim=(1, 2, 3))], dim=1),)
 
     activation = torch.tensor([[[[1.0, 2.0]], [[3.0, 0.0]]]])
-    cut = Split("", nn.Identity(), Sums(), (), (), None)
+    cut = Cut("", nn.Identity(), Sums(), (), (), None)
     # Class 0: y = 3; without channel 0 nothing is left, without channel 1 all. Class 1: y = 6.
     assert_close(ablationcam(Case(cut, activation, 0)), torch.tensor([[[1.0, 2.0]]]))
     assert_close(ablationcam(Case(cut, activation, 1)), torch.tensor([[[2.0, 1.0]]]))
@@ -230,7 +230,7 @@ def test_counterfactual_and_grad_cam_share_no_cell(make_network: MakeNetwork):
         against = raw_maps(network, images(), layer, [0, 1, 2], "counterfactual")
         assert against.max() > 0
         assert torch.equal(speaks_for * against, torch.zeros_like(against))
-        values = split(network, layer).run_trunk(images())[0]
+        values = cut_at(network, layer).run_trunk(images())[0]
         cells = values.shape[2] * values.shape[3]
         assert ((speaks_for + against) > 0).sum() > 2 * cells  # of three maps' cells
 
@@ -238,7 +238,7 @@ def test_counterfactual_and_grad_cam_share_no_cell(make_network: MakeNetwork):
 def test_finer_cam_explains_the_difference_to_the_class_it_is_given(make_network: MakeNetwork):
     # With one rival its weight cancels: W[1] - W[3] takes the place of W[1].
     network, batch = make_network("cbam", seed=2), images(2)
-    activation, _ = split(network, "layer4.1").run_trunk(batch)
+    activation, _ = cut_at(network, "layer4.1").run_trunk(batch)
     rows = (network.fc.weight[1:2] - network.fc.weight[3:4]).detach()
     found = raw_maps(network, batch, "layer4.1", [1], "finercam", versus=[3])
     assert found.max() > 0
@@ -263,7 +263,7 @@ def test_finer_cam_of_a_single_class_is_grad_cam(make_network: MakeNetwork):
 
 
 def test_score_cam_without_the_image_says_that_it_needs_it(make_network: MakeNetwork):
-    cut = split(make_network("cbam"), "layer3.0")
+    cut = cut_at(make_network("cbam"), "layer3.0")
     with pytest.raises(ValueError, match="masks the image"):
         heat_maps(cut, cut.run_trunk(images())[0], [0], "scorecam")
 
@@ -346,7 +346,7 @@ def state(*roots: nn.Module) -> dict[str, Any]:
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_leaves_nothing_behind(make_network: MakeNetwork, method: str):
     network = make_network("cbam")  # its parameters are not frozen: they could collect gradients
-    cut = split(network, "layer3.0")
+    cut = cut_at(network, "layer3.0")
     activation, _ = cut.run_trunk(images())
     cut.head.fc.train()  # a mode is the owner's, not the method's
     before = state(network, cut.trunk, cut.head)
@@ -357,7 +357,7 @@ def test_a_method_leaves_nothing_behind(make_network: MakeNetwork, method: str):
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in CLASSLESS])
 def test_a_method_that_fails_leaves_nothing_behind(make_network: MakeNetwork, method: str):
     network = make_network("cbam")
-    cut = split(network, "layer3.0")
+    cut = cut_at(network, "layer3.0")
     activation, _ = cut.run_trunk(images())
     before = state(network, cut.trunk, cut.head)
     with pytest.raises(IndexError):

@@ -145,7 +145,7 @@ def metadata(model: Model) -> ModelMetadata:
 
 def gate_names(model: Model) -> list[str]:
     """Names of a model's gate maps: `layer1.0.channel`, `layer1.0.spatial`, ..."""
-    cut = model.split()
+    cut = model.cut()
     return [*cut.trunk_gates, *cut.head_gates]
 
 

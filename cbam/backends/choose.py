@@ -21,7 +21,7 @@ from cbam.backends.openvino import OpenVINO
 from cbam.backends.pytorch import Eager, EagerBf16, OnGPU
 from cbam.errors import CBAMLensError, UnknownName
 from cbam.explain.methods import heat_maps
-from cbam.trace.cut import Split
+from cbam.trace.cut import Cut
 from cbam.trace.rewrite import Folded
 
 log = logging.getLogger("cbam_lens")
@@ -109,7 +109,7 @@ class Parity:
 TOLERANCE = Parity(logits=1e-3, maps=0.01, top1=1.0)
 
 
-def parity(plain: Split, fast: Split, images: Tensor) -> Parity:
+def parity(plain: Cut, fast: Cut, images: Tensor) -> Parity:
     """Compare two trunks of one cut on images (N, 3, H, W)."""
     activation, maps = plain.run_trunk(images)
     fast_activation, fast_maps = fast.run_trunk(images)
@@ -143,9 +143,7 @@ def check_backend(name: str) -> None:
         raise UnknownName(f"Back end '{name}' cannot be used: {missing}. Here work: {able}.")
 
 
-def accelerate(
-    cut: Split, name: str, side_px: int, folded: Folded | None = None
-) -> tuple[Split, str]:
+def accelerate(cut: Cut, name: str, side_px: int, folded: Folded | None = None) -> tuple[Cut, str]:
     """The cut with its trunk in a back end, for images of `side_px`, and that back end's name.
 
     "auto" is the fastest, measured here and now, of those that are here and whose answers to a test
@@ -156,7 +154,7 @@ def accelerate(
     picture = _test_picture(side_px)
     if name != AUTO:
         return _in_backend(cut, name, picture, folded), name
-    ran: list[tuple[float, str, Split]] = []
+    ran: list[tuple[float, str, Cut]] = []
     for candidate, backend in BACKENDS.items():
         if backend.missing() or not backend.exact:
             continue
@@ -177,7 +175,7 @@ def accelerate(
     return fast, chosen
 
 
-def _seconds(cut: Split, images: Tensor) -> float:
+def _seconds(cut: Cut, images: Tensor) -> float:
     """The shortest of TRIALS passes: what the machine does besides can only make one longer."""
     times: list[float] = []
     for _ in range(TRIALS):
@@ -187,7 +185,7 @@ def _seconds(cut: Split, images: Tensor) -> float:
     return min(times)
 
 
-def _in_backend(cut: Split, name: str, images: Tensor, folded: Folded) -> Split:
+def _in_backend(cut: Cut, name: str, images: Tensor, folded: Folded) -> Cut:
     if not isinstance(cut.trunk, fx.GraphModule):
         raise CBAMLensError(f"The trunk up to '{cut.layer}' runs in a back end already.")
     with torch.no_grad():

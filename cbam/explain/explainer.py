@@ -14,7 +14,7 @@ from cbam.errors import UnknownName
 from cbam.explain.explanation import BlockAttention, Explanation, Floats, HeatMap, Prediction
 from cbam.explain.formulas import mean_of_layers, rivals
 from cbam.explain.methods import METHODS, heat_maps
-from cbam.trace.cut import Split
+from cbam.trace.cut import Cut
 
 if TYPE_CHECKING:
     from cbam.model import Model
@@ -132,7 +132,7 @@ class _Asked:
 def _answer(model: "Model", layers: tuple[str, ...], group: Sequence[_Asked]) -> None:
     """Add the model's answer to every question of a group, from one trunk pass."""
     try:
-        cut = model.split(layers)
+        cut = model.cut(layers)
         images = torch.stack([each.image for each in group if each.image is not None])
         images = images.to(memory_format=torch.channels_last)
         started = time.perf_counter()
@@ -156,7 +156,7 @@ def _answer(model: "Model", layers: tuple[str, ...], group: Sequence[_Asked]) ->
 
 def _explanation(
     model: "Model",
-    cut: Split,
+    cut: Cut,
     asked: _Asked,
     image: Tensor,
     outputs: Mapping[str, Tensor],

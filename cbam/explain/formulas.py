@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cbam.errors import TooSlow
-from cbam.trace.cut import Split
+from cbam.trace.cut import Cut
 
 Score = Callable[[Tensor], Tensor]  # logits (classes,) -> the number to explain
 
@@ -25,8 +25,8 @@ BATCH_IMAGES = 16  # a batch of whole images: as in the grad-cam package
 class Case:
     """What a method may look at."""
 
-    split: Split
-    activation: Tensor  # (1, C, h, w), the split's layer
+    cut: Cut
+    activation: Tensor  # (1, C, h, w), at the cut
     index: int  # class to explain
     versus: tuple[int, ...] = ()  # classes to contrast it with, for methods that do
     image: Tensor | None = None  # (1, 3, H, W), for methods that mask it
@@ -54,7 +54,7 @@ class Case:
 
     def score(self, activation: Tensor, score: Score | None = None) -> Tensor:
         """The number to explain, a scalar, for an activation (1, C, h, w)."""
-        logits = self.split.run_head(activation)[0][0]
+        logits = self.cut.run_head(activation)[0][0]
         return logits[self.index] if score is None else score(logits)
 
 
@@ -146,7 +146,7 @@ def ablationcam(case: Case) -> Tensor:
             case.go_on()
             ablated = activation.repeat(len(some), 1, 1, 1)
             ablated[torch.arange(len(some)), some] = 0
-            losses[some] = full - case.split.run_head(ablated)[0][:, case.index]
+            losses[some] = full - case.cut.run_head(ablated)[0][:, case.index]
         return weighted(activation, (losses / full).unsqueeze(0))
 
 
@@ -176,8 +176,8 @@ def scorecam(case: Case) -> Tensor:
         logits: list[Tensor] = []
         for masks in _masks(case.activation[0], case.image.shape[2:]):
             case.go_on()
-            activation, _ = case.split.run_trunk(case.image * masks)
-            logits.append(case.split.run_head(activation)[0][:, case.index])
+            activation, _ = case.cut.run_trunk(case.image * masks)
+            logits.append(case.cut.run_head(activation)[0][:, case.index])
         return weighted(case.activation, torch.cat(logits).softmax(dim=0).unsqueeze(0))
 
 

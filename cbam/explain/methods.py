@@ -20,7 +20,7 @@ from cbam.explain.formulas import (
     shapleycam,
 )
 from cbam.explain.grad_cam_package import by_package
-from cbam.trace.cut import Split
+from cbam.trace.cut import Cut
 
 __all__ = ["METHODS", "Method", "gradcam", "heat_maps", "pooled_gradcam"]
 
@@ -177,7 +177,7 @@ METHODS: dict[str, Method] = {
 
 
 def heat_maps(
-    split: Split,
+    cut: Cut,
     activation: Tensor,
     classes: Sequence[int],
     method: str = "gradcam",
@@ -196,7 +196,7 @@ def heat_maps(
     if method not in METHODS:
         raise UnknownName.of("CAM method", method, METHODS)
     chosen = METHODS[method]
-    if chosen.pooled is not None and split.pooled_linear is not None:
-        return chosen.pooled(activation, split.pooled_linear, classes)
-    cases = (Case(split, activation, index, tuple(versus), image, ends_at) for index in classes)
+    if chosen.pooled is not None and cut.pooled_linear is not None:
+        return chosen.pooled(activation, cut.pooled_linear, classes)
+    cases = (Case(cut, activation, index, tuple(versus), image, ends_at) for index in classes)
     return torch.cat([chosen.run(case) for case in cases])

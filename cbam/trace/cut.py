@@ -43,7 +43,7 @@ class _Tracer(fx.Tracer):
 
 
 @dataclass(frozen=True)
-class Split:
+class Cut:
     """A network as trunk and head, which share its parameters and its mode."""
 
     layer: str
@@ -52,10 +52,10 @@ class Split:
     trunk_gates: tuple[str, ...]
     head_gates: tuple[str, ...]
     pooled_linear: nn.Linear | None  # set where the head is just average pooling and this layer
-    passed: tuple["Split", ...] = ()  # cuts at earlier layers, whose activations come out as well
+    passed: tuple["Cut", ...] = ()  # cuts at earlier layers, whose activations come out as well
 
     @property
-    def cuts(self) -> tuple["Split", ...]:
+    def cuts(self) -> tuple["Cut", ...]:
         """A cut for each layer that was asked for, in the network's order; this one is the last."""
         return (*self.passed, self)
 
@@ -78,7 +78,7 @@ class Split:
         return logits, dict(zip(self.head_gates, maps, strict=True))
 
 
-def split(network: nn.Module, layer: str | Sequence[str]) -> Split:
+def cut_at(network: nn.Module, layer: str | Sequence[str]) -> Cut:
     """Cut `network` behind the module named `layer`. The network itself is left as it is.
 
     Of several layers, the last in the network is where it is cut; the others are `passed`. Raises
@@ -102,8 +102,8 @@ def _cut(
     graph: fx.Graph,
     outputs: Mapping[str, fx.Node],
     layer: str,
-    passed: Sequence[Split] = (),
-) -> Split:
+    passed: Sequence[Cut] = (),
+) -> Cut:
     """The traced network in two, behind the output of `layer`. Raises UnknownName."""
     cut = outputs[layer]
     gates = {
@@ -123,7 +123,7 @@ def _cut(
             f"Layer '{layer}' is no place to cut: a path from the image leads around it. "
             "Choose the output of a whole block."
         )
-    return Split(
+    return Cut(
         layer,
         trunk,
         head,

@@ -17,8 +17,8 @@ from cbam.attention import ATTENTION, GATES
 from cbam.backbones import blocks
 from cbam.errors import UnknownName
 from cbam.explain.methods import METHODS, heat_maps
-from cbam.model import SPLITS_KEPT, Model
-from cbam.trace.cut import Split, split
+from cbam.model import CUTS_KEPT, Model
+from cbam.trace.cut import Cut, cut_at
 
 MakeNetwork = Callable[..., nn.Module]
 MakeModel = Callable[..., Model]
@@ -54,7 +54,7 @@ def maps_by_hooks(network: nn.Module, batch: Tensor) -> dict[str, Tensor]:
 @pytest.mark.parametrize("layer", LAYERS)
 def test_head_after_trunk_is_the_network(make_network: MakeNetwork, attention: str, layer: str):
     network = make_network(attention)
-    cut = split(network, layer)
+    cut = cut_at(network, layer)
     with torch.inference_mode():
         activation, _ = cut.run_trunk(images())
         logits, _ = cut.run_head(activation)
@@ -68,7 +68,7 @@ def test_head_after_trunk_is_the_network_for_the_larger_ones(
     network = make_network("cbam", backbone)
     with torch.inference_mode():
         for layer in (blocks(network)[0], blocks(network)[-1]):
-            cut = split(network, layer)
+            cut = cut_at(network, layer)
             logits, _ = cut.run_head(cut.run_trunk(images())[0])
             assert_close(logits, network(images()), atol=1e-6, rtol=1e-6)
 
@@ -89,7 +89,7 @@ def test_all_gate_maps_come_out_of_trunk_or_head_wherever_the_cut_is(
     make_network: MakeNetwork, attention: str, options: dict[str, str], layer: str
 ):
     network = make_network(attention, attention_options=options)
-    cut = split(network, layer)
+    cut = cut_at(network, layer)
     activation, trunk_maps = cut.run_trunk(images())
     with torch.inference_mode():
         _, head_maps = cut.run_head(activation)
@@ -105,7 +105,7 @@ def test_all_gate_maps_come_out_of_trunk_or_head_wherever_the_cut_is(
 def test_the_trunk_holds_the_gates_up_to_the_cut_and_the_head_those_behind(
     make_network: MakeNetwork,
 ):
-    cut = split(make_network("cbam"), "layer2.0")
+    cut = cut_at(make_network("cbam"), "layer2.0")
     assert {name.rsplit(".", 1)[0] for name in cut.trunk_gates} == set(LAYERS[:3])
     assert {name.rsplit(".", 1)[0] for name in cut.head_gates} == set(LAYERS[3:])
 
@@ -122,7 +122,7 @@ def test_the_trunks_activation_is_the_layers_output_and_stays_it(
     with torch.no_grad():
         network(images())
     handle.remove()
-    cut = split(network, layer)
+    cut = cut_at(network, layer)
     with torch.no_grad():  # not inference mode: there, tensors have no version
         activation, *maps = cut.trunk(images())
         before = [value.clone() for value in (activation, *maps)]
@@ -135,8 +135,8 @@ def test_the_trunks_activation_is_the_layers_output_and_stays_it(
 
 def test_only_a_head_of_pooling_and_a_linear_layer_is_taken_for_one(make_network: MakeNetwork):
     network = make_network("cbam")
-    assert split(network, "layer4.1").pooled_linear is network.fc
-    assert split(network, "layer4.0").pooled_linear is None
+    assert cut_at(network, "layer4.1").pooled_linear is network.fc
+    assert cut_at(network, "layer4.0").pooled_linear is None
 
     class Squared(nn.Module):
         def __init__(self) -> None:
@@ -147,7 +147,7 @@ def test_only_a_head_of_pooling_and_a_linear_layer_is_taken_for_one(make_network
         def forward(self, x: Tensor) -> Tensor:
             return self.fc(torch.flatten(self.pool(self.body(x) ** 2), 1))
 
-    assert split(Squared().eval(), "body").pooled_linear is None
+    assert cut_at(Squared().eval(), "body").pooled_linear is None
 
 
 @pytest.mark.parametrize(
@@ -158,12 +158,12 @@ def test_another_pooling_is_not_taken_for_average_pooling(
 ):
     network = make_network("cbam")
     network.avgpool = pool
-    assert split(network, "layer4.1").pooled_linear is None
+    assert cut_at(network, "layer4.1").pooled_linear is None
 
 
 def test_an_unknown_layer_is_refused_with_those_that_there_are(make_network: MakeNetwork):
     with pytest.raises(UnknownName, match=r"'layer9\.0'.*layer4\.1"):
-        split(make_network("cbam"), "layer9.0")
+        cut_at(make_network("cbam"), "layer9.0")
 
 
 @pytest.mark.parametrize(
@@ -171,14 +171,14 @@ def test_an_unknown_layer_is_refused_with_those_that_there_are(make_network: Mak
 )
 def test_a_layer_with_a_path_around_it_is_refused(make_network: MakeNetwork, layer: str):
     with pytest.raises(UnknownName, match="whole block"):
-        split(make_network("cbam"), layer)
+        cut_at(make_network("cbam"), layer)
 
 
 def test_a_model_takes_its_blocks_only_and_keeps_a_cut(make_model: MakeModel):
     model = make_model("cbam")
     with pytest.raises(UnknownName, match=r"layer1\.0, .*layer4\.1\.$"):
-        model.split("layer1.0.conv1")
-    assert model.split("layer2.1") is model.split("layer2.1")
+        model.cut("layer1.0.conv1")
+    assert model.cut("layer2.1") is model.cut("layer2.1")
 
 
 @pytest.mark.parametrize("attention", ATTENTION)
@@ -186,27 +186,27 @@ def test_of_several_layers_the_trunk_puts_out_every_activation_in_one_pass(
     make_network: MakeNetwork, attention: str
 ):
     network = make_network(attention)
-    cut = split(network, ["layer4.0", "layer2.1", "layer3.0", "layer2.1"])  # any order, twice
+    cut = cut_at(network, ["layer4.0", "layer2.1", "layer3.0", "layer2.1"])  # any order, twice
     assert [each.layer for each in cut.cuts] == ["layer2.1", "layer3.0", "layer4.0"]
     activation, maps = cut.run_trunk(images())
     outputs = {**maps, cut.layer: activation}
     with torch.inference_mode():
         expected = network(images())
         for each in cut.cuts:
-            alone = split(network, each.layer)
+            alone = cut_at(network, each.layer)
             assert_close(outputs[each.layer], alone.run_trunk(images())[0], atol=1e-6, rtol=1e-6)
             logits, head_maps = each.run_head(outputs[each.layer])
             assert_close(logits, expected, atol=1e-6, rtol=1e-6)
             assert head_maps.keys() == set(alone.head_gates)
     gates = maps.keys() - {"layer2.1", "layer3.0"}
-    assert gates == set(split(network, "layer4.0").trunk_gates)
+    assert gates == set(cut_at(network, "layer4.0").trunk_gates)
 
 
 def test_one_unknown_layer_of_several_is_refused(make_network: MakeNetwork):
     with pytest.raises(UnknownName, match=r"'layer9\.0'"):
-        split(make_network("cbam"), ["layer4.1", "layer9.0"])
+        cut_at(make_network("cbam"), ["layer4.1", "layer9.0"])
     with pytest.raises(UnknownName, match="whole block"):
-        split(make_network("cbam"), ["layer4.1", "layer4.0.conv1"])
+        cut_at(make_network("cbam"), ["layer4.1", "layer4.0.conv1"])
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_layers_are_named_one_by_one_or_with_commas(
 ):
     model = make_model("cbam")
     assert model.chosen_layers(given) == expected
-    assert model.split(given) is model.split(expected)
+    assert model.cut(given) is model.cut(expected)
 
 
 def test_a_model_forgets_the_cuts_that_were_not_used_for_longest(
@@ -234,26 +234,26 @@ def test_a_model_forgets_the_cuts_that_were_not_used_for_longest(
 ):
     made: list[tuple[str, ...]] = []
 
-    def counting(network: nn.Module, layers: tuple[str, ...]) -> Split:
+    def counting(network: nn.Module, layers: tuple[str, ...]) -> Cut:
         made.append(layers)
-        return split(network, layers)
+        return cut_at(network, layers)
 
-    monkeypatch.setattr("cbam.model.split", counting)
-    monkeypatch.setattr("cbam.model.SPLITS_KEPT", 2)
+    monkeypatch.setattr("cbam.model.cut_at", counting)
+    monkeypatch.setattr("cbam.model.CUTS_KEPT", 2)
     model = make_model("cbam")
-    first = model.split("layer1.0")
+    first = model.cut("layer1.0")
     for layer in ("layer2.0", "layer1.0", "layer3.0", "layer1.0"):
-        model.split(layer)
-    assert model.split("layer1.0") is first
+        model.cut(layer)
+    assert model.cut("layer1.0") is first
     assert made == [("layer1.0",), ("layer2.0",), ("layer3.0",)]
-    model.split("layer2.0")  # had to go for layer3.0
+    model.cut("layer2.0")  # had to go for layer3.0
     assert made[3:] == [("layer2.0",)]
-    assert SPLITS_KEPT > 33  # every block of a ResNet-101
+    assert CUTS_KEPT > 33  # every block of a ResNet-101
 
 
 def test_threads_that_ask_for_the_same_cut_get_one(make_model: MakeModel):
     model = make_model("cbam")
-    cuts = together([lambda: model.split("layer2.0,layer3.0")] * 8)
+    cuts = together([lambda: model.cut("layer2.0,layer3.0")] * 8)
     assert all(cut is cuts[0] for cut in cuts)
 
 
@@ -262,7 +262,7 @@ def test_cutting_leaves_the_network_as_it_was(make_network: MakeNetwork, trainin
     network = make_network("cbam").train(training)
     names = [name for name, _ in network.named_modules()]
     weights = {name: value.clone() for name, value in network.state_dict().items()}
-    split(network, "layer3.0")
+    cut_at(network, "layer3.0")
     assert [name for name, _ in network.named_modules()] == names
     assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
     wrong = [name for name, module in network.named_modules() if module.training is not training]
@@ -277,7 +277,7 @@ def test_explaining_leaves_nothing_behind(
     model = make_model("cbam")
     weights = {name: value.clone() for name, value in model.network.state_dict().items()}
     model.explain(make_photo(), target=1, method=method, layer=layer)
-    cut = model.split(layer)
+    cut = model.cut(layer)
     for root in (model.network, cut.trunk, cut.head):
         for module in root.modules():
             assert not module._forward_hooks
@@ -345,10 +345,10 @@ class Meeting(nn.Module):
 
 def test_two_requests_in_the_middle_of_each_other_stay_apart(make_network: MakeNetwork):
     network = make_network("cbam").requires_grad_(False)
-    cut = split(network, "layer3.1")
+    cut = cut_at(network, "layer3.1")
     meeting = dataclasses.replace(cut, trunk=Meeting(cut.trunk))
 
-    def ask(cut: Split, number: int) -> Tensor:
+    def ask(cut: Cut, number: int) -> Tensor:
         activation, _ = cut.run_trunk(images(number, count=1))
         return heat_maps(cut, activation, [number], "gradcam")[0]
 
@@ -408,7 +408,7 @@ def test_a_request_is_answered_while_another_thread_cuts_a_network(
     reached, go_on = threading.Event(), threading.Event()
     waiting = Waiting(make_network("cbam"), reached, go_on).eval()
     with ThreadPoolExecutor(1) as thread:
-        cutting = thread.submit(split, waiting, "inner.layer2.0")
+        cutting = thread.submit(cut_at, waiting, "inner.layer2.0")
         try:
             assert reached.wait(30)
             found = model.explain(make_photo(), target=1)  # the trace is under way
@@ -424,7 +424,7 @@ def test_threads_may_cut_networks_at_the_same_time(make_network: MakeNetwork):
     jobs = [(network, layer) for network in networks for layer in LAYERS[:2]]
     usual = {name: getattr(nn.Module, name) for name in ("__call__", "__getattr__")}
     try:
-        cuts = together([lambda job=job: split(*job) for job in jobs])
+        cuts = together([lambda job=job: cut_at(*job) for job in jobs])
         assert usual == {name: getattr(nn.Module, name) for name in usual}
     finally:
         for name, method in usual.items():  # tracing replaces them; spare the other tests
