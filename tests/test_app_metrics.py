@@ -299,14 +299,29 @@ def test_no_log_has_a_photo_its_name_or_what_was_seen_in_it(
 
 @pytest.mark.parametrize("style", ["json", "plain"])
 def test_a_line_stays_a_line_whatever_is_in_it(style: str) -> None:
-    record = logging.makeLogRecord({"msg": "one\ntwo", "fields": {"route": "/x", "status": 200}})
+    fields = {"route": "/x\u2028y", "status": 200}
+    record = logging.makeLogRecord({"msg": "one\ntwo\r\x1b[2K", "fields": fields})
     text = (JsonLines() if style == "json" else Plain()).format(record)
-    assert "status" in text
+    assert text.splitlines() == [text]
+    assert text.isprintable()
     if style == "json":
-        assert json.loads(text)["message"] == "one\ntwo"
-        assert "\n" not in text
+        found = json.loads(text)
+        assert found["message"] == "one\ntwo\r\x1b[2K"
+        assert {name: found[name] for name in fields} == fields
     else:
-        assert text.endswith("route=/x status=200")
+        assert text.endswith(r" one\ntwo\r\x1b[2K route=/x\u2028y status=200")
+
+
+def test_a_traceback_follows_its_plain_line_and_cannot_pass_for_another() -> None:
+    try:
+        raise RuntimeError("boom\n12:00:00 INFO    request")
+    except RuntimeError as error:
+        info = (type(error), error, error.__traceback__)
+    record = {"msg": "failed", "exc_info": info, "fields": {"status": 500}}
+    first, *others = Plain().format(logging.makeLogRecord(record)).splitlines()
+    assert first.endswith(" failed status=500")
+    assert "    RuntimeError: boom" in others
+    assert all(line.startswith("    ") for line in others)
 
 
 def test_errors_keep_their_traceback_in_json(tmp_path: Any) -> None:

@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 
 LOGGER = "cbam_lens"
 HANDLER = "cbam_lens.stderr"
+# Control characters and whatever else ends a line somewhere, escaped as Python does.
+ESCAPED = {n: repr(chr(n))[1:-1] for n in (*range(32), *range(127, 160), 0x2028, 0x2029)}
 
 
 class JsonLines(logging.Formatter):
@@ -26,16 +28,23 @@ class JsonLines(logging.Formatter):
 
 
 class Plain(logging.Formatter):
-    """`12:00:00 info request route=/api/v1/explain status=200 ms=41.3 ...`"""
+    """`12:00:00 info request route=/api/v1/explain status=200 ms=41.3 ...`
+
+    A record is one line; only an error's traceback follows below, indented, so that no line of it
+    can pass for a record.
+    """
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
 
-    def format(self, record: logging.LogRecord) -> str:
+    def formatMessage(self, record: logging.LogRecord) -> str:
         fields = getattr(record, "fields", {})
-        record.message = record.getMessage()
-        text = super().format(record)
-        return " ".join([text, *(f"{name}={value}" for name, value in fields.items())])
+        text = super().formatMessage(record)
+        line = " ".join([text, *(f"{name}={value}" for name, value in fields.items())])
+        return line.translate(ESCAPED)
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n    ".join(super().format(record).splitlines())
 
 
 class _Stderr(logging.Handler):
