@@ -259,13 +259,23 @@ def test_an_earlier_layer_gives_a_finer_map(client: TestClient, jpeg: bytes) -> 
 def test_the_layer_changes_the_map_but_not_what_the_models_say(
     client: TestClient, jpeg: bytes
 ) -> None:
-    late, early = explain(client, jpeg), explain(client, jpeg, layer="layer2.0")
+    late = explain(client, jpeg, target="c")  # each of them has evidence for it at both layers
+    early = explain(client, jpeg, target="c", layer="layer2.0")
     for one, other in zip(late["results"], early["results"], strict=True):
         assert [item["index"] for item in one["predictions"]] == [
             item["index"] for item in other["predictions"]
         ]
+        assert [item["probability"] for item in one["predictions"]] == pytest.approx(
+            [item["probability"] for item in other["predictions"]], abs=2e-5
+        )
         for here, there in zip(one["attention"], other["attention"], strict=True):
             assert here["channel"] == pytest.approx(there["channel"], abs=2e-5)
+        coarse, fine = (values(each["heatmaps"][0]["map"]) for each in (one, other))
+        assert (coarse.shape, fine.shape) == ((2, 2), (8, 8))
+        assert min(coarse.max(), fine.max()) > 0
+        # Not the late map enlarged: it is hot elsewhere.
+        enlarged = np.kron(coarse, np.ones((4, 4)))
+        assert np.abs(fine / fine.max() - enlarged / enlarged.max()).max() > 0.1
 
 
 @pytest.mark.parametrize("method", METHODS)
