@@ -12,6 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from app.main import create_app
+from app.routes.answers import model_info
+from app.settings import Settings
 from cbam.attention import ATTENTION
 from cbam.backends import choose as backends
 from cbam.backends.choose import BACKENDS, TOLERANCE, Backend, Parity, parity
@@ -40,7 +43,6 @@ def cut_of(model: Model) -> Cut:
 
 @pytest.mark.parametrize("name", ["numba", "openvino"])
 def test_what_is_installed_is_among_those_tried(name: str):
-    pytest.importorskip(name)
     assert name in EXACT
 
 
@@ -119,7 +121,6 @@ def test_a_model_in_a_back_end_explains(make_model: MakeModel, make_photo: Any, 
 
 
 def test_openvino_sends_another_size_of_image_through_the_plain_trunk(make_model: MakeModel):
-    pytest.importorskip("openvino")
     plain = cut_of(make_model("cbam"))
     fast, _ = backends.accelerate(plain, "openvino", 64)
     assert torch.equal(fast.run_trunk(images(1, 96))[0], plain.run_trunk(images(1, 96))[0])
@@ -127,7 +128,6 @@ def test_openvino_sends_another_size_of_image_through_the_plain_trunk(make_model
 
 
 def test_openvino_computes_in_float32_whatever_the_cpu_likes_best(make_model: MakeModel):
-    pytest.importorskip("openvino")
     fast, _ = backends.accelerate(cut_of(make_model("cbam")), "openvino", 64)
     compiled: Any = fast.trunk._compiled
     assert "f32" in str(compiled.get_property("INFERENCE_PRECISION_HINT")) or "float32" in str(
@@ -285,13 +285,11 @@ def _photo(path: Path) -> Image.Image:
 
 
 def test_the_api_says_what_runs_a_model_and_how_exactly(make_model: MakeModel):
-    schemas = pytest.importorskip("app.routes.answers")
-    info = schemas.model_info(make_model("cbam", backend="eager-bf16"))
+    info = model_info(make_model("cbam", backend="eager-bf16"))
     assert (info.backend, info.precision) == ("eager-bf16", "PyTorch, bfloat16: approximate")
-    assert schemas.model_info(make_model("cbam")).precision == "PyTorch, float32"
+    assert model_info(make_model("cbam")).precision == "PyTorch, float32"
 
 
 def test_a_service_with_an_unknown_back_end_does_not_start():
-    main, settings = pytest.importorskip("app.main"), pytest.importorskip("app.settings")
     with pytest.raises(UnknownName, match="'tensorrt'"):
-        main.create_app(settings.Settings(backend="tensorrt"))
+        create_app(Settings(backend="tensorrt"))

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pytorch_grad_cam import GradCAM
+from pytorch_grad_cam.utils.image import scale_cam_image
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 from torch.testing import assert_close
 
@@ -327,10 +330,6 @@ def test_bundled_models_of_a_family_know_the_same_classes_in_the_same_way():
 
 @pytest.mark.parametrize("name", BUNDLED)
 def test_a_bundled_models_grad_cam_is_the_packages(name: str, make_photo: MakePhoto):
-    grad_cam = pytest.importorskip("pytorch_grad_cam")
-    from pytorch_grad_cam.utils.image import scale_cam_image
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-
     model, hooked = cbam.load(name), load_network(BUNDLED[name])
     size = model.card.preprocess.size_px
     block = hooked.get_submodule(model.layers[-1]).requires_grad_(True)  # the rest stays frozen
@@ -340,7 +339,7 @@ def test_a_bundled_models_grad_cam_is_the_packages(name: str, make_photo: MakePh
         batch = model.card.preprocess(photo).unsqueeze(0)
         maps = {each.index: each.map for each in model.explain(photo, top_k=1000).heatmaps}
         for target in sorted(maps)[:3]:
-            with grad_cam.GradCAM(hooked, [block]) as cam:
+            with GradCAM(hooked, [block]) as cam:
                 expected = cam(batch, [ClassifierOutputTarget(target)])
             found = scale_cam_image(scale_cam_image(maps[target][None], (size, size)))
             np.testing.assert_allclose(found, expected, atol=1e-4)

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pytorch_grad_cam import GradCAM
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -367,13 +369,10 @@ def test_with_hooks_on_the_shared_network_the_same_two_requests_get_mixed_up(
     Both requests' hooks sit on one module when both forward passes run: each collects two
     activations and takes the first for its own, which is wrong for one of them at least.
     """
-    grad_cam = pytest.importorskip("pytorch_grad_cam")
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-
     network = make_network("cbam").requires_grad_(False)
 
     def ask(model: nn.Module, number: int, hooked: threading.Barrier) -> np.ndarray:
-        with grad_cam.GradCAM(model, [network.layer3[1]]) as cam:
+        with GradCAM(model, [network.layer3[1]]) as cam:
             hooked.wait(30)
             batch = images(number, count=1).requires_grad_()
             return cam(batch, [ClassifierOutputTarget(number)])[0]

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pytorch_grad_cam import GradCAM, LayerCAM, ScoreCAM
+from pytorch_grad_cam.utils.image import scale_cam_image
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch.testing import assert_close
 
 import cbam
@@ -233,11 +236,7 @@ def test_unknown_names_are_refused_with_those_that_there_are(
 def test_the_map_of_several_layers_is_the_packages_mean_of_their_maps(
     make_model: MakeModel, make_photo: MakePhoto, method: str
 ):
-    grad_cam = pytest.importorskip("pytorch_grad_cam")
-    from pytorch_grad_cam.utils.image import scale_cam_image
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-
-    package_class = {"gradcam": "GradCAM", "layercam": "LayerCAM", "scorecam": "ScoreCAM"}[method]
+    package_class = {"gradcam": GradCAM, "layercam": LayerCAM, "scorecam": ScoreCAM}[method]
     model, photo = make_model(seed=1), make_photo()
     found = model.explain(photo, target=0, method=method, layer="layer4.1,layer3.0")
     assert found.layer == "layer3.0,layer4.1"
@@ -245,7 +244,7 @@ def test_the_map_of_several_layers_is_the_packages_mean_of_their_maps(
     assert found.heatmap.max() > 0.4
     blocks = [model.network.layer3[0], model.network.layer4[1]]
     batch = model.card.preprocess(photo).unsqueeze(0).requires_grad_()
-    with getattr(grad_cam, package_class)(model.network, blocks) as cam:
+    with package_class(model.network, blocks) as cam:
         expected = cam(batch, [ClassifierOutputTarget(0)])
     np.testing.assert_allclose(scale_cam_image(found.heatmap[None]), expected, atol=1e-4)
 

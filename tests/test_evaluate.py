@@ -4,6 +4,8 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -144,8 +146,6 @@ def test_an_empty_folder_is_refused(tmp_path: Path, tiny_model: Model) -> None:
 @pytest.fixture
 def parquet(tmp_path: Path, tiny_model: Model) -> Path:
     """Four photos of 40 x 20 in a parquet file; the box is the left half, last pixels included."""
-    arrow = pytest.importorskip("pyarrow")
-    pq = pytest.importorskip("pyarrow.parquet")
     rows: dict[str, list[object]] = {"name": [], "wnid": [], "webp": [], "box": []}
     for index in range(4):
         label = tiny_model.card.labels[index % 2]
@@ -156,7 +156,7 @@ def parquet(tmp_path: Path, tiny_model: Model) -> Path:
         rows["wnid"].append(label)
         rows["webp"].append(buffer.getvalue())
         rows["box"].append([0, 0, 19, 19])
-    pq.write_table(arrow.table(rows), tmp_path / "val.parquet")
+    pq.write_table(pa.table(rows), tmp_path / "val.parquet")
     return tmp_path / "val.parquet"
 
 
@@ -171,9 +171,7 @@ def test_a_parquet_file_brings_photos_classes_and_boxes(parquet: Path, tiny_mode
 
 
 def test_a_parquet_file_of_another_shape_is_refused(tmp_path: Path, tiny_model: Model) -> None:
-    arrow = pytest.importorskip("pyarrow")
-    pq = pytest.importorskip("pyarrow.parquet")
-    pq.write_table(arrow.table({"picture": [b""]}), tmp_path / "other.parquet")
+    pq.write_table(pa.table({"picture": [b""]}), tmp_path / "other.parquet")
     with pytest.raises(UnknownName, match="picture.*Expected: name, wnid"):
         labelled_photos(tiny_model.card.class_folders, tmp_path / "other.parquet")
     with pytest.raises(UnknownName, match="no file"):

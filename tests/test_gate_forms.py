@@ -9,11 +9,11 @@ from torch import Tensor, nn
 import cbam
 from cbam.attention import CBAM
 from cbam.backbones import blocks
+from cbam.backends import numba_gates as compiled
 from cbam.backends.openvino import PairedGates, pair_pools
 from cbam.trace.cut import cut_at
 from cbam.trace.rewrite import fold_norms, fuse
 
-compiled = pytest.importorskip("cbam.backends.numba_gates")  # its extra may be missing
 FORMS = [compiled.CompiledGates, PairedGates]
 
 

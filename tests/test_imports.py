@@ -1,9 +1,12 @@
 """Who may import whom: the library never the service, and its parts in one direction only."""
 
 import ast
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterable, Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ import cbam
 
 PACKAGE = Path(cbam.__file__).parent
 SERVICE = PACKAGE.parent / "app"
+TESTS = Path(__file__).parent
 
 # A part may import those before it. Names not here are at the end: they may import all of these,
 # and none of these may import them.
@@ -83,8 +87,6 @@ def test_the_service_does_not_reach_into_training():
 # The command line too starts at once: it imports the service only to start it.
 @pytest.mark.parametrize("module", ["cbam", "app.cli.main"])
 def test_importing_the_library_is_light(module: str):
-    if module == "app.cli.main":
-        pytest.importorskip(module)
     heavy = (
         "app.main",
         "fastapi",
@@ -99,6 +101,75 @@ def test_importing_the_library_is_light(module: str):
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent
     )
     assert found.stdout.strip() == "[]"
+
+
+def normal(distribution: str) -> str:
+    """A distribution's name as the package index compares it."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def always_there() -> set[str]:
+    """Distributions that a test may count on: the mandatory ones and those of the extra [test]."""
+    project = tomllib.loads((TESTS.parent / "pyproject.toml").read_text("utf-8"))["project"]
+    found: set[str] = set()
+    wanted = [*project["dependencies"], f"{project['name']}[test]"]
+    while wanted:
+        match = re.match(r"([\w.-]+)(?:\[([^]]*)\])?", wanted.pop())
+        assert match
+        name, extras = match.groups()
+        found.add(normal(name))
+        if normal(name) == project["name"]:
+            for extra in (extras or "").split(","):
+                wanted += project["optional-dependencies"].get(extra.strip(), [])
+    return found
+
+
+def skipping_calls(path: Path) -> Iterator[tuple[int, str | None]]:
+    """Line and module of each `importorskip`; None where the module is not written out."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("importorskip"):
+            given = [*node.args, *(word.value for word in node.keywords if word.arg == "modname")]
+            first = given[0] if given else None
+            plain = isinstance(first, ast.Constant) and isinstance(first.value, str)
+            yield node.lineno, str(first.value) if plain else None
+
+
+def not_to_be_skipped(paths: Iterable[Path]) -> list[str]:
+    """Calls of `importorskip` on what is always there, or on nobody knows what."""
+    distributions, there = packages_distributions(), always_there()
+    found = []
+    for path in paths:
+        for line, module in skipping_calls(path):
+            top = (module or "").split(".")[0]
+            names = {normal(name) for name in (top, *distributions.get(top, ()))}
+            if not top or top in ("app", "cbam", "benchmarks") or names & there:
+                found.append(f"{path.name}:{line} {module}")
+    return found
+
+
+def test_no_test_is_skipped_because_a_module_of_ours_or_a_dependency_is_missing():
+    assert not not_to_be_skipped(sorted(TESTS.rglob("*.py")))
+
+
+@pytest.mark.parametrize(
+    ("call", "refused"),
+    [
+        ('pytest.importorskip("app.main")', True),
+        ('pytest.importorskip("cbam.explain.methods")', True),
+        ('pytest.importorskip("pytorch_grad_cam")', True),  # the distribution is called grad-cam
+        ('importorskip("yaml")', True),  # pyyaml, of the extra [test]
+        ('pytest.importorskip("pyarrow.parquet")', True),  # of [train], which [test] brings
+        ('pytest.importorskip(modname="openvino")', True),
+        ("pytest.importorskip(name)", True),
+        ('pytest.importorskip("ray", reason="no Ray here")', False),
+        ('pytest.importorskip("atheris")', False),
+    ],
+)
+def test_what_may_be_skipped_is_what_an_extra_outside_of_test_brings(
+    tmp_path: Path, call: str, refused: bool
+):
+    (tmp_path / "test_it.py").write_text(call, encoding="utf-8")
+    assert bool(not_to_be_skipped(tmp_path.iterdir())) is refused
 
 
 def test_what_the_library_offers_is_there():

@@ -6,7 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_grad_cam
 import torch
+from pytorch_grad_cam.utils.image import scale_cam_image
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputReST, ClassifierOutputTarget
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -131,9 +134,6 @@ def theirs(
 
     `unscaled`: without the scaling that comes last, for one layer only.
     """
-    import pytorch_grad_cam
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputReST, ClassifierOutputTarget
-
     kind = {"counterfactual": minus, "shapleycam": ClassifierOutputReST}
     target = kind.get(method, ClassifierOutputTarget)(index)
     names = [layers] if isinstance(layers, str) else layers
@@ -148,8 +148,6 @@ def theirs(
 
 def scaled_like_theirs(raw: Tensor, size: int) -> np.ndarray:
     """The package's own two steps: each layer's map to [0, 1] and enlarged, then their mean."""
-    from pytorch_grad_cam.utils.image import scale_cam_image
-
     return scale_cam_image(scale_cam_image(raw.numpy(), (size, size)))[0]
 
 
@@ -158,7 +156,6 @@ def scaled_like_theirs(raw: Tensor, size: int) -> np.ndarray:
 def test_every_method_equals_the_packages_on_the_whole_network(
     make_network: MakeNetwork, method: str, layer: str
 ):
-    pytest.importorskip("pytorch_grad_cam")
     painted = 0
     for seed, attention in enumerate(ATTENTION):
         network, batch, index = make_network(attention, seed=seed), images(seed, size=96), 4 - seed
@@ -171,9 +168,6 @@ def test_every_method_equals_the_packages_on_the_whole_network(
 
 @pytest.mark.parametrize("method", COMPARED)
 def test_several_layers_are_averaged_as_the_package_does(make_network: MakeNetwork, method: str):
-    pytest.importorskip("pytorch_grad_cam")
-    from pytorch_grad_cam.utils.image import scale_cam_image
-
     layers = ["layer2.1", "layer3.1", "layer4.1"]
     network, batch = make_network("cbam", seed=4), images(4, size=96)
     cut = cut_at(network, layers)
@@ -306,21 +300,21 @@ def test_full_grad_adds_up_for_a_plain_network_only_so_it_is_not_offered(
 
 
 def test_grad_cam_equals_the_packages_for_a_bottleneck_network(make_network: MakeNetwork):
-    pytest.importorskip("pytorch_grad_cam")
     network = make_network("cbam", "resnet50")
     for layer in ("layer4.2", "layer3.5"):
         raw = raw_maps(network, images(size=96), layer, [1], "gradcam")
         expected = theirs(network, images(size=96), layer, 1, "gradcam")
+        assert expected.max() > 0.9  # not a comparison of zeros
         np.testing.assert_allclose(scaled_like_theirs(raw, 96), expected, atol=1e-4)
 
 
 def test_random_cam_is_the_packages_with_its_random_weights(make_network: MakeNetwork):
-    pytest.importorskip("pytorch_grad_cam")
     network = make_network("cbam")
     np.random.seed(3)  # the package draws from the global generator
     raw = raw_maps(network, images(), "layer4.1", [1], "randomcam")
     np.random.seed(3)
     expected = theirs(network, images(), "layer4.1", 1, "randomcam")
+    assert expected.max() > 0.9  # not a comparison of zeros
     np.testing.assert_allclose(scaled_like_theirs(raw, 64), expected, atol=1e-4)
 
 

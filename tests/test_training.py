@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import cbam
 from cbam.attention import ATTENTION
 from cbam.errors import BadRecipe
+from cbam.training import loop
 from cbam.training.data import InMemory, augmentation, batches, normalise
 from cbam.training.recipe import Recipe, read_recipe, write_model
 
@@ -295,20 +296,11 @@ def test_an_incomplete_batch_is_left_out(dataset: InMemory):
     assert [len(batch) for batch in all_batches(dataset, 0, batch_size=5)] == [5, 5]
 
 
-# From here on with accelerate and TensorBoard.
-
-
-@pytest.fixture
-def loop() -> Any:
-    pytest.importorskip("accelerate")
-    pytest.importorskip("tensorboard")
-    from cbam.training import loop
-
-    return loop
+# The loop.
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_kernels_decay_and_biases_and_norms_do_not(loop: Any, optimizer: str):
+def test_kernels_decay_and_biases_and_norms_do_not(optimizer: str):
     network = cbam.build("resnet18", width=8, attention="cbam")
     groups = loop._optimizer(recipe(optimizer=optimizer, weight_decay=0.01), network).param_groups
     assert [group["weight_decay"] for group in groups] == [0.01, 0.0]
@@ -350,7 +342,6 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, photos: int) -> None:
     ids=["averaged", "adamw", "finish"],
 )
 def test_a_resumed_training_ends_where_an_uninterrupted_one_does(
-    loop: Any,
     dataset: InMemory,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -378,9 +369,7 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(
     assert resumed.loss == pytest.approx(whole.loss, abs=1e-5)
 
 
-def test_trained_weights_fit_the_network_and_learn_the_squares(
-    loop: Any, dataset: InMemory, tmp_path: Path
-):
+def test_trained_weights_fit_the_network_and_learn_the_squares(dataset: InMemory, tmp_path: Path):
     given = recipe(
         phases=[{"image_size_px": 48, "epochs": 25}],
         batch_size=12,
@@ -400,17 +389,20 @@ def test_trained_weights_fit_the_network_and_learn_the_squares(
 
 
 def test_the_average_of_the_weights_is_left_and_not_the_last_ones(
-    loop: Any, dataset: InMemory, tmp_path: Path
+    dataset: InMemory, tmp_path: Path
 ):
     averaged = loop.train(recipe(ema_decay=0.9), "none", dataset, tmp_path / "a", workers=0)
     last = loop.train(recipe(ema_decay=0.0), "none", dataset, tmp_path / "b", workers=0)
     one, other = weights(averaged.weights), weights(last.weights)
     assert averaged.loss == pytest.approx(last.loss)  # averaging does not disturb the training
     assert not torch.equal(one["fc.weight"], other["fc.weight"])
+    state = torch.load(tmp_path / "a" / "checkpoint.pt", weights_only=True)
+    assert torch.equal(one["fc.weight"], state["average"]["module.fc.weight"])
+    assert torch.equal(other["fc.weight"], state["network"]["fc.weight"])  # where both ended
 
 
 def test_in_training_too_all_members_see_the_same_views(
-    loop: Any, dataset: InMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: InMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     seen: dict[str, list[torch.Tensor]] = {}
     usual = InMemory.__getitem__
@@ -441,9 +433,7 @@ def gradients(gates: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_compiled_gates_compute_in_float32(
-    loop: Any, monkeypatch: pytest.MonkeyPatch, device: str
-) -> None:
+def test_compiled_gates_compute_in_float32(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     compiled: list[Any] = []
 
     def compiler(what: Any, **_: Any) -> Any:
@@ -465,7 +455,7 @@ def test_compiled_gates_compute_in_float32(
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_compiled_gates_have_the_gradients_of_plain_ones(loop: Any) -> None:
+def test_compiled_gates_have_the_gradients_of_plain_ones() -> None:
     plain = nn.Sequential(ATTENTION["cbam"](32))
     nn.init.constant_(plain.get_submodule("0.spatial.bn").weight, 0.5)
     compiled = copy.deepcopy(plain)
@@ -479,8 +469,13 @@ def test_compiled_gates_have_the_gradients_of_plain_ones(loop: Any) -> None:
         torch.testing.assert_close(one.float(), other, rtol=0.02, atol=atol)
 
 
-def test_a_finished_training_is_not_trained_again(loop: Any, dataset: InMemory, tmp_path: Path):
+def test_a_finished_training_is_not_trained_again(
+    dataset: InMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     given = recipe(phases=[{"image_size_px": 32, "epochs": 1}])
     before = weights(loop.train(given, "se", dataset, tmp_path, workers=0).weights)
+    # The same seed would give the same weights again: what tells is that no photo is asked for.
+    monkeypatch.delattr(loop, "_loader")
     after = weights(loop.train(given, "se", dataset, tmp_path, workers=0).weights)
+    assert list(after) == list(before)
     assert all(torch.equal(before[name], after[name]) for name in before)

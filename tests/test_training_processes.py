@@ -38,8 +38,6 @@ n2 = "blue"
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["folders", "parquet"])
 def test_two_processes_train_one_model(tmp_path: Path, kind: str) -> None:
-    pytest.importorskip("accelerate")
-    pytest.importorskip("tensorboard")
     data = tmp_path / "data"
     data.mkdir()
     if kind == "parquet":

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -16,6 +18,7 @@ from torchvision.transforms.v2 import functional
 from cbam.errors import BadRecipe
 from cbam.training import views as views_module
 from cbam.training.data import InMemory, Stacked, training_photos
+from cbam.training.loop import train
 from cbam.training.recipe import Recipe
 from cbam.training.views import jittered, random_views
 
@@ -33,7 +36,6 @@ def recipe(**changes: Any) -> Recipe:
 
 def write_parquet(path: Path, sides: list[int]) -> None:
     """Photos of one colour each, red and blue in turn."""
-    arrow, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     rows: dict[str, list[object]] = {"name": [], "wnid": [], "webp": []}
     for number, side in enumerate(sides):
         folder = list(COLOURS)[number % 2]
@@ -42,7 +44,7 @@ def write_parquet(path: Path, sides: list[int]) -> None:
         rows["name"].append(f"train/{folder}/{number}")
         rows["wnid"].append(folder)
         rows["webp"].append(buffer.getvalue())
-    pq.write_table(arrow.table(rows), path)
+    pq.write_table(pa.table(rows), path)
 
 
 @pytest.fixture
@@ -171,10 +173,6 @@ def test_colours_are_jittered_as_torchvision_does(factors: tuple[float, ...], th
 
 
 def test_a_family_learns_from_parquet_files(tmp_path: Path) -> None:
-    pytest.importorskip("accelerate")
-    pytest.importorskip("tensorboard")
-    from cbam.training.loop import train
-
     write_parquet(tmp_path / "train.parquet", [32] * 48)
     given = recipe(
         phases=[{"image_size_px": 32, "epochs": 5}],
