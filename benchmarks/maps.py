@@ -14,8 +14,8 @@ from benchmarks.subjects import Plan, Subject, difference, resnet18, resnet50
 from benchmarks.table import Row, Side, at_least, at_most
 from benchmarks.timing import Run, race
 from cbam.backends.choose import BACKENDS
-from cbam.explain.explainer import explain
 from cbam.explain.explanation import Explanation
+from cbam.model import compare
 
 SECTION = "peers"
 OURS, FORWARD, AS_BUILT = "ours", "forward", "forward, network as built"
@@ -105,7 +105,7 @@ def comparison(plan: Plan, first: Subject, second: Subject) -> Row:
     found = race(
         SECTION,
         {
-            "both": lambda: explain([first.model, second.model], photos[0]),
+            "both": lambda: compare([first.model, second.model], photos[0]),
             "forwards": lambda: (first.forward(photos), second.forward(photos)),
         },
         plan.rounds,

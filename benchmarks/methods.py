@@ -10,28 +10,11 @@ from benchmarks.peers import GRAD_CAM, PEERS, Maps, package_maps
 from benchmarks.subjects import Plan, Subject, difference, resnet18, resnet50
 from benchmarks.table import Row, at_least
 from benchmarks.timing import Run, race
-from cbam.explain.explainer import Options
 from cbam.explain.methods import METHODS
+from cbam.explain.question import Options
 
 SECTION = "methods"
 OURS, FORWARD = "ours", "forward"
-# Our method -> the package's class; others have no counterpart there.
-COUNTERPARTS = {
-    "gradcam": "GradCAM",
-    "hirescam": "HiResCAM",
-    "elementwise": "GradCAMElementWise",
-    "gradcam++": "GradCAMPlusPlus",
-    "xgradcam": "XGradCAM",
-    "layercam": "LayerCAM",
-    "shapleycam": "ShapleyCAM",
-    "finercam": "FinerCAM",
-    "ablationcam": "AblationCAM",
-    "scorecam": "ScoreCAM",
-    "eigencam": "EigenCAM",
-    "eigengradcam": "EigenGradCAM",
-    "kpcacam": "KPCA_CAM",
-    "randomcam": "RandomCAM",
-}
 TARGETS = {"ablationcam": at_least(80)}
 RANDOM = "randomcam"  # its maps differ from themselves
 ONLY_FULL = "minutes for one number: only with --full"
@@ -57,7 +40,7 @@ def beside(
     method, chosen = METHODS[name], layer or subject.model.layers[-1]
     photos = subject.photos(1)
     index = subject.explained(photos)[0].target.index
-    subject.model.cut(chosen)  # made once and kept: not a part of the first run
+    subject.model.cut((chosen,))  # made once and kept: not a part of the first run
     ours: Run = partial(subject.explained, photos, Options(method=name, layer=layer))
     title = f"{method.title}, {subject.title}" + (f", {layer}" if layer else "")
 
@@ -65,15 +48,13 @@ def beside(
     rounds = 1 if method.cost_class == "high" else plan.rounds
     own = race(SECTION, {OURS: ours, FORWARD: forward}, rounds, plan.limit_s)
     yield own.row(title, OURS, FORWARD)
-    if name not in COUNTERPARTS:
+    if not method.package:
         return
 
     module, reason = PEERS[GRAD_CAM].load()
     contestants: dict[str, Run] = {}
     if module is not None and runs_package:
-        theirs: Run = partial(
-            _by_package, module, COUNTERPARTS[name], subject, chosen, photos, index
-        )
+        theirs: Run = partial(_by_package, module, method.package, subject, chosen, photos, index)
         contestants = {OURS: ours, GRAD_CAM: theirs}
     else:
         reason = reason or ONLY_FULL

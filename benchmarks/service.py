@@ -22,7 +22,7 @@ from app.settings import Settings
 from benchmarks.children import environment
 from benchmarks.subjects import Plan
 from benchmarks.table import Row, Side, at_least
-from cbam.explain.explainer import Options
+from cbam.explain.question import Options
 
 SECTION = "service"
 HTTP, ENGINE = "over HTTP", "engine alone"

@@ -10,15 +10,15 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cbam.attention import ATTENTION, PLAIN
 from cbam.backbones import build
 from cbam.cards.card import Card
-from cbam.cards.families import cards
-from cbam.explain.explainer import Options, explain, explain_many
+from cbam.cards.families import available
+from cbam.explain.explainer import answer, answer_many
 from cbam.explain.explanation import Explanation
+from cbam.explain.question import DEFAULTS, Options, resolve
 from cbam.images.preprocess import Preprocess
 from cbam.model import Model, load
-
-DEFAULT = Options()
 
 
 @dataclass(frozen=True)
@@ -87,23 +87,25 @@ class Subject:
 
     def forward(self, photos: Sequence[Image.Image]) -> Tensor:
         """The plain forward pass of the trunk and head that `explain` runs: logits."""
-        cut = self.model.cut(self.model.layers[-1])
+        cut = self.model.cut()
         images = self.tensor(photos).to(memory_format=torch.channels_last)
         activation, _ = cut.run_trunk(images)
         with torch.inference_mode():
             return cut.run_head(activation)[0]
 
     def explained(
-        self, photos: Sequence[Image.Image], options: Options = DEFAULT
+        self, photos: Sequence[Image.Image], options: Options = DEFAULTS
     ) -> list[Explanation]:
         """Our answer on each photo."""
+        question = resolve([self.model], options)
         if len(photos) == 1:
-            return explain([self.model], photos[0], options)
-        answers = explain_many([self.model], [(photo, options) for photo in photos])
-        for answer in answers:
-            if isinstance(answer, Exception):
-                raise answer
-        return [each for answer in answers if not isinstance(answer, Exception) for each in answer]
+            return answer(question, photos[0])
+        found: list[Explanation] = []
+        for each in answer_many([(question, photo) for photo in photos]):
+            if isinstance(each, Exception):
+                raise each
+            found += each
+        return found
 
 
 def resnet50(plan: Plan) -> Subject:
@@ -126,7 +128,7 @@ def resnet50_model(plan: Plan) -> Model:
         family="benchmark",
         family_title="Networks with random weights",
         backbone="resnet50",
-        attention="none",
+        attention=PLAIN,
         labels=tuple(f"class {index}" for index in range(classes)),
         preprocess=Preprocess(size_px),
         licence="MIT",
@@ -138,12 +140,12 @@ def resnet50_model(plan: Plan) -> Model:
     return Model(card, network)
 
 
-def resnet18(plan: Plan, attention: str = "none") -> Subject:
+def resnet18(plan: Plan, attention: str = PLAIN) -> Subject:
     """The bundled ResNet-18 with this attention; a tiny one if the plan says so."""
     if not plan.tiny:
         found = next(
             card
-            for card in cards().values()
+            for card in available().values()
             if card.backbone == "resnet18" and card.attention == attention
         )
         return Subject.of(_title("ResNet-18", attention), load(found.name))
@@ -154,7 +156,8 @@ def resnet18(plan: Plan, attention: str = "none") -> Subject:
 
 
 def _title(backbone: str, attention: str) -> str:
-    return backbone if attention == "none" else f"{attention.upper()}-{backbone}"
+    title = ATTENTION[attention].title
+    return f"{title}-{backbone}" if title else backbone
 
 
 def difference(ours: Sequence[Explanation], theirs: object) -> float:

@@ -9,11 +9,11 @@ network = cbam.build("resnet50", attention="cbam", num_classes=10)
 
 from cbam.attention import ATTENTION
 from cbam.backbones import BACKBONES, build
-from cbam.cards.families import cards
-from cbam.explain.explainer import Options, explain
+from cbam.cards.families import available
 from cbam.explain.explanation import Explanation
 from cbam.explain.methods import METHODS
-from cbam.model import Model, load
+from cbam.explain.question import Options
+from cbam.model import Model, compare, load
 
 __all__ = [
     "ATTENTION",
@@ -22,9 +22,9 @@ __all__ = [
     "Explanation",
     "Model",
     "Options",
+    "available",
     "build",
-    "cards",
-    "explain",
+    "compare",
     "load",
 ]
 __version__ = "0.1.0"

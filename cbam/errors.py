@@ -2,13 +2,18 @@
 
     CBAMLensError
     ├── UnknownName        a model, method, layer, class or option that does not exist
+    ├── OptionClash        options that exist, but exclude each other
+    ├── CannotCut          a layer behind which a network cannot be cut in two
+    ├── NotAvailable       it exists, but this machine lacks what it needs: an extra, a GPU
+    ├── MissingFile        a file or folder that is not there, or holds nothing
     ├── BadCard            a model card or its weights do not hold together
     ├── BadRecipe          a training recipe does not hold together
+    ├── BadData            photos, classes or boxes that do not fit what is asked of them
     ├── TooSlow            a costly method did not end within its time limit
     └── BadImage           an upload that cannot be used
-        ├── NotAnImage         no JPEG, PNG or WebP
+        ├── NotAnImage         no format that we read
         ├── BrokenImage        truncated or malformed
-        └── ImageTooLarge      more pixels than allowed (or too few)
+        └── ImageTooLarge      more pixels than allowed
 
 The library raises them with a sentence for the user; the service only translates them to HTTP.
 """
@@ -30,12 +35,40 @@ class UnknownName(CBAMLensError):
         return cls(f"No {what} '{shown}'. Known: {', '.join(str(item) for item in known)}.")
 
 
+class OptionClash(CBAMLensError):
+    """Options that exist, but cannot be used together. The message says which would go."""
+
+
+class CannotCut(CBAMLensError):
+    """A layer that a path from the image leads around: behind it there are no trunk and head."""
+
+
+class NotAvailable(CBAMLensError):
+    """It exists, but not on this machine. The message says what is missing and how to get it."""
+
+    @classmethod
+    def extra(cls, what: str, extra: str, missing: object) -> "NotAvailable":
+        """`NotAvailable.extra("Training", "train", "accelerate")`."""
+        return cls(
+            f"{what} needs the extra '{extra}' ({missing} is missing): "
+            f"pip install 'cbam-lens[{extra}]'"
+        )
+
+
+class MissingFile(CBAMLensError):
+    """A file or folder that is not there, or holds nothing of what is wanted."""
+
+
 class BadCard(CBAMLensError):
     """A model card is incomplete, or its weights are not the ones that it names."""
 
 
 class BadRecipe(CBAMLensError):
     """A training recipe names something that cannot be trained."""
+
+
+class BadData(CBAMLensError):
+    """A data set whose photos, classes or boxes do not fit what is asked of it."""
 
 
 class TooSlow(CBAMLensError):
@@ -47,7 +80,7 @@ class BadImage(CBAMLensError):
 
 
 class NotAnImage(BadImage):
-    """The content is no JPEG, PNG or WebP, whatever its name says."""
+    """The content is in no format that we read, whatever its name says."""
 
 
 class BrokenImage(BadImage):
@@ -55,4 +88,4 @@ class BrokenImage(BadImage):
 
 
 class ImageTooLarge(BadImage):
-    """Its header announces more (or fewer) pixels than the limits allow."""
+    """Its header announces more pixels than the limits allow."""

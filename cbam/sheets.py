@@ -41,28 +41,39 @@ def compare_sheet(explanations: Sequence[Explanation], tile_px: int = 300) -> Im
 
 
 def attention_sheet(explanation: Explanation, tile_px: int = 150) -> Image.Image:
-    """The gates block by block: the spatial map over the view above, the channel bars below."""
+    """The gates block by block: those that vary over places on the view, vectors as bars below."""
     view = explanation.view
-    photo = explanation.photo.crop((view.x0, view.y0, view.x1, view.y1))
-    tile = _tile(photo, tile_px)
-    pad, head, bars = 10, 46, 60
+    tile = _tile(explanation.photo.crop((view.x0, view.y0, view.x1, view.y1)), tile_px)
+    pad, head, bars, line = 10, 46, 60, 24
     blocks = explanation.attention
+    # Of each kind that some block has: does it vary over places, over channels?
+    kinds = {name: gate for block in blocks for name, gate in block.gates.items()}
+    rows = [(name, part) for name in kinds for part in ("plane", "vector")]
+    rows = [(name, part) for name, part in rows if getattr(kinds[name], part) is not None]
+    rows.sort(key=lambda row: row[1])  # all planes first
+    heights = [(tile.height if part == "plane" else bars) + line for _, part in rows]
     width = max(len(blocks) * (tile.width + pad) + pad, 420)
-    sheet = Image.new("RGB", (width, head + tile.height + 2 * pad + bars + 26), "white")
+    sheet = Image.new("RGB", (width, head + (sum(heights) or tile.height) + pad), "white")
     draw = ImageDraw.Draw(sheet)
     title = f"{explanation.model}: what its gates did" if blocks else _gateless(explanation.model)
     _text(draw, (pad, 6), title, 16, width - 2 * pad, "black")
     for position, block in enumerate(blocks):
-        x = pad + position * (tile.width + pad)
+        x, y = pad + position * (tile.width + pad), head
         _text(draw, (x, 28), block.block, 13, tile.width, "#222222")
-        if block.spatial is not None:
-            sheet.paste(spatial_tile(tile, block.spatial), (x, head))
-        if block.channel is not None:
-            y = head + tile.height + pad
-            sheet.paste(channel_bars(block.channel, tile.width, bars), (x, y))
-            low, high = block.channel.min(), block.channel.max()
-            line = f"{len(block.channel)} ch. {low:.2f}-{high:.2f}"
-            _text(draw, (x, y + bars + 6), line, 12, tile.width, "#222222")
+        for (name, part), height in zip(rows, heights, strict=True):
+            values = getattr(block.gates[name], part) if name in block.gates else None
+            if values is not None:
+                picture = (
+                    spatial_tile(tile, values)
+                    if part == "plane"
+                    else channel_bars(values, tile.width, bars)
+                )
+                sheet.paste(picture, (x, y))
+                pooled = ", pooled" if values.size < block.gates[name].values.size else ""
+                count = f"{len(values)} ch. " if part == "vector" else ""
+                text = f"{name}{pooled} {count}{values.min():.2f}-{values.max():.2f}"
+                _text(draw, (x, y + picture.height + 4), text, 12, tile.width, "#222222")
+            y += height
     return sheet
 
 

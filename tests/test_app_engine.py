@@ -23,7 +23,7 @@ from app.inference import engine as engine_module
 from app.main import create_app
 from app.settings import Settings
 from cbam.errors import BadCard, UnknownName
-from cbam.explain.explainer import explain_many
+from cbam.explain.explainer import answer_many
 
 pytest_plugins = ["app_fixtures"]
 
@@ -32,18 +32,18 @@ LIMIT_S = 30  # no test waits longer for anything
 
 
 class Gate:
-    """Stands in for `explain_many`: counts what comes, and holds it until it is opened."""
+    """Stands in for `answer_many`: counts what comes, and holds it until it is opened."""
 
     def __init__(self) -> None:
         self.started = threading.Event()
         self.opened = threading.Event()
         self.widths: list[int] = []  # of the photos that reached the models, in order
 
-    def __call__(self, models: Any, questions: Sequence[tuple[Image.Image, Any]]) -> Any:
-        self.widths += [photo.width for photo, _ in questions]
+    def __call__(self, asked: Sequence[tuple[Any, Image.Image]]) -> Any:
+        self.widths += [photo.width for _, photo in asked]
         self.started.set()
         assert self.opened.wait(LIMIT_S)
-        return explain_many(models, questions)
+        return answer_many(asked)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Gate]]:
 
     def put() -> Gate:
         made.append(Gate())
-        monkeypatch.setattr(engine_module, "explain_many", made[-1])
+        monkeypatch.setattr(engine_module, "answer_many", made[-1])
         return made[-1]
 
     yield put
@@ -246,12 +246,12 @@ def test_a_job_that_fails_fails_alone_and_tells_nothing_of_the_inside(
     threads: ThreadPoolExecutor,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def brittle(models: Any, questions: Sequence[tuple[Image.Image, Any]]) -> Any:
-        if any(photo.width == 66 for photo, _ in questions):
+    def brittle(asked: Sequence[tuple[Any, Image.Image]]) -> Any:
+        if any(photo.width == 66 for _, photo in asked):
             raise RuntimeError("secret of the inside")
-        return explain_many(models, questions)
+        return answer_many(asked)
 
-    monkeypatch.setattr(engine_module, "explain_many", brittle)
+    monkeypatch.setattr(engine_module, "answer_many", brittle)
     widths = [50, 66, 51, 66, 52]
     with caplog.at_level(logging.ERROR, "cbam_lens"):
         answers = [threads.submit(send, client, jpeg_of(width)) for width in widths]
@@ -268,7 +268,7 @@ def test_an_error_that_is_no_exception_of_ours_does_not_stop_the_worker(
     def broken(*_: Any) -> Any:
         raise MemoryError
 
-    monkeypatch.setattr(engine_module, "explain_many", broken)
+    monkeypatch.setattr(engine_module, "answer_many", broken)
     assert_problem(send(client, jpeg), 500)
     monkeypatch.undo()
     assert send(client, jpeg).status_code == 200

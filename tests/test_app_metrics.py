@@ -125,7 +125,7 @@ def test_errors_of_ours_are_counted_too(
     def broken(*_: Any) -> Any:
         raise RuntimeError
 
-    monkeypatch.setattr(engine_module, "explain_many", broken)
+    monkeypatch.setattr(engine_module, "answer_many", broken)
     assert send(fresh, jpeg).status_code == 500
     assert value(fresh, "requests_total", route=EXPLAIN, method="POST", status="500") == 1
     assert value(fresh, "rejections_total", reason="error") == 1
@@ -286,7 +286,7 @@ def test_no_log_has_a_photo_its_name_or_what_was_seen_in_it(
     def broken(*_: Any) -> Any:
         raise RuntimeError
 
-    monkeypatch.setattr(engine_module, "explain_many", broken)
+    monkeypatch.setattr(engine_module, "answer_many", broken)
     assert upload(data) == 500
     configure("off")
     records = [vars(each) for each in caplog.records if not each.name.startswith("httpx")]

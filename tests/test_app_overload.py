@@ -14,7 +14,7 @@ from asyncio.subprocess import PIPE
 from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,15 @@ from fastapi import FastAPI
 from app.inference import engine as engine_module
 from app.main import create_app
 from app.settings import Settings
-from cbam.explain.explainer import explain_many
+from cbam.explain.explainer import answer_many
+from cbam.explain.question import Question
 
 pytest_plugins = ["app_fixtures"]
+
+
+def only_first(question: Question) -> Question:
+    """The same question about its first model alone."""
+    return replace(question, models=question.models[:1], layers=question.layers[:1])
 
 
 class Sleepy:
@@ -43,12 +49,12 @@ class Sleepy:
         self.batches: list[int] = []
         self.took: list[float] = []
 
-    def __call__(self, models: Sequence[Any], questions: Sequence[Any]) -> Any:
+    def __call__(self, asked: Sequence[tuple[Question, Any]]) -> Any:
         started = time.perf_counter()
         time.sleep(self.seconds)
         assert self.awake.wait(60)
-        answers = explain_many(models[:1], questions)
-        self.batches.append(len(questions))
+        answers = answer_many([(only_first(question), photo) for question, photo in asked])
+        self.batches.append(len(asked))
         self.took.append(time.perf_counter() - started)
         return answers
 
@@ -73,7 +79,7 @@ async def serving(
             await asyncio.sleep(0.02)
         port = server.servers[0].sockets[0].getsockname()[1]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(engine_module, "explain_many", sleepy)
+            patch.setattr(engine_module, "answer_many", sleepy)
             yield app, f"http://127.0.0.1:{port}"
     finally:
         server.should_exit = True

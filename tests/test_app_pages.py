@@ -156,7 +156,7 @@ def test_before_a_photo_is_chosen_the_first_of_the_gallery_is_the_example(
     def not_again(*_: Any) -> Any:
         raise AssertionError("the example is made once and kept")
 
-    monkeypatch.setattr(engine_module, "explain_many", not_again)
+    monkeypatch.setattr(engine_module, "answer_many", not_again)
     assert get(client).one(id="result")[":text"] == page.one(id="result")[":text"]
 
 
@@ -421,7 +421,7 @@ def test_an_error_of_ours_on_the_page_tells_nothing_of_the_inside(
     def broken(*_: Any) -> Any:
         raise RuntimeError("secret of the inside")
 
-    monkeypatch.setattr(engine_module, "explain_many", broken)
+    monkeypatch.setattr(engine_module, "answer_many", broken)
     answer = send(client, jpeg)
     assert answer.status_code == 500
     assert "secret" not in answer.text
@@ -490,7 +490,7 @@ def test_answers_to_uploads_and_errors_of_ours_are_guarded_too(
     def broken(*_: Any) -> Any:
         raise RuntimeError
 
-    monkeypatch.setattr(engine_module, "explain_many", broken)
+    monkeypatch.setattr(engine_module, "answer_many", broken)
     failed = client.post("/api/v1/explain", files=files)
     assert failed.status_code == 500
     assert_guarded(failed)

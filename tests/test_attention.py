@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from cbam.attention import ATTENTION, CBAM, GATES, SE, ChannelGate, SpatialGate
+from cbam.attention import ATTENTION, CBAM, SE, ChannelGate, Gate, SpatialGate
 from cbam.errors import UnknownName
 
 
@@ -112,16 +112,26 @@ def test_se_equals_timms_with_mapped_weights(x: Tensor):
 @pytest.mark.parametrize("name", ATTENTION)
 def test_every_attention_keeps_the_shape_and_its_input(name: str, x: Tensor):
     before = x.clone()
-    module = lively(ATTENTION[name](32))
+    module = lively(ATTENTION[name].make(32))
     assert module(x).shape == x.shape
     assert torch.equal(x, before)
 
 
 def test_no_attention_is_the_identity(x: Tensor):
-    assert ATTENTION["none"](32)(x) is x
+    assert ATTENTION["none"].make(32)(x) is x
 
 
-def test_every_gate_kind_has_its_class():
-    assert {ChannelGate: "channel", SpatialGate: "spatial"} == GATES
-    kinds = [GATES[type(module)] for module in CBAM(32).modules() if type(module) in GATES]
-    assert kinds == ["channel", "spatial"]
+@pytest.mark.parametrize("name", ATTENTION)
+def test_every_record_names_the_gates_that_its_module_has(name: str):
+    module = ATTENTION[name].make(32)
+    gates = [part for part in module.modules() if isinstance(part, Gate)]
+    assert tuple(gate.kind for gate in gates) == ATTENTION[name].gates
+
+
+def test_the_kinds_of_gates_say_along_what_they_vary(x: Tensor):
+    assert [(kind.name, kind.axes) for kind in ATTENTION["cbam"].gates] == [
+        ("channel", "C"),
+        ("spatial", "HW"),
+    ]
+    assert ChannelGate(32)(x).shape == (len(x), 32, 1, 1)
+    assert SpatialGate()(x).shape == (len(x), 1, *x.shape[2:])

@@ -19,8 +19,8 @@ from cbam.attention import ATTENTION
 from cbam.backends import choose as backends
 from cbam.backends.choose import BACKENDS, TOLERANCE, Backend, Parity, parity
 from cbam.backends.pytorch import OnGPU
-from cbam.cards.families import cards
-from cbam.errors import UnknownName
+from cbam.cards.families import available
+from cbam.errors import NotAvailable, UnknownName
 from cbam.images.decode import decode
 from cbam.model import Model, load
 from cbam.trace.cut import Cut, cut_at
@@ -159,9 +159,9 @@ def test_the_gpus_back_end_is_refused_where_there_is_no_gpu(
     make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UnknownName, match="no CUDA GPU.*eager"):
+    with pytest.raises(NotAvailable, match="no CUDA GPU.*eager"):
         make_model("cbam", backend="compile")
-    with pytest.raises(UnknownName, match="no CUDA GPU"):
+    with pytest.raises(NotAvailable, match="no CUDA GPU"):
         make_model("cbam", backend="cuda")
 
 
@@ -188,7 +188,7 @@ def test_without_the_extra_the_error_says_how_to_get_it(
     make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, name: str
 ):
     monkeypatch.setattr(backends, "find_spec", lambda name: None)
-    with pytest.raises(UnknownName, match=rf"pip install cbam-lens\[{name}\]"):
+    with pytest.raises(NotAvailable, match=rf"pip install cbam-lens\[{name}\]"):
         make_model("cbam", backend=name)
     assert make_model("cbam", backend="auto").backend == "eager"
 
@@ -267,7 +267,7 @@ def test_parity_over_two_sets_is_the_worse_of_both():
 
 
 # The long form, over a folder of photos: benchmarks.parity.
-@pytest.mark.parametrize("model_name", cards())
+@pytest.mark.parametrize("model_name", available())
 @pytest.mark.parametrize("name", EXACT)
 def test_bundled_models_answer_alike_on_the_gallery(name: str, model_name: str):
     photos = sorted(GALLERY.glob("*.jpg"))

@@ -289,7 +289,7 @@ def test_cards_come_by_family_plain_se_cbam(tmp_path: Path):
         for attention in ("cbam", "none", "se"):
             name = f"resnet18-{attention}-{family}"
             write_card(card_in(tmp_path / name, name=name, family=family, attention=attention))
-    assert list(cbam.cards(tmp_path)) == [
+    assert list(cbam.available(tmp_path)) == [
         f"resnet18-{attention}-{family}"
         for family in ("aviary", "zoo")
         for attention in ("none", "se", "cbam")
@@ -297,14 +297,14 @@ def test_cards_come_by_family_plain_se_cbam(tmp_path: Path):
 
 
 def test_one_bad_card_in_a_folder_of_models_is_named(folder: Path):
-    assert list(cbam.cards(folder.parent)) == ["resnet18-cbam-tiny"]
+    assert list(cbam.available(folder.parent)) == ["resnet18-cbam-tiny"]
     edited(folder, 'family = "tiny"', "")
     with pytest.raises(BadCard, match=str(folder)):
-        cbam.cards(folder.parent)
+        cbam.available(folder.parent)
 
 
 # The models that come with the project.
-BUNDLED = cbam.cards()
+BUNDLED = cbam.available()
 
 
 @pytest.mark.parametrize("name", BUNDLED)

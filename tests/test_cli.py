@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from app.cli import main as cli
 from cbam.cards.card import Card
-from cbam.cards.families import cards
-from cbam.errors import UnknownName
+from cbam.cards.families import available
+from cbam.errors import OptionClash, UnknownName
 
 runner = CliRunner()
 
@@ -105,8 +105,8 @@ def test_models_show_prints_the_card(tiny_card: Card) -> None:
 def test_models_list_names_every_bundled_model() -> None:
     result = runner.invoke(cli.app, ["models", "list"], env={"COLUMNS": "200"})
     assert result.exit_code == 0
-    assert cards()
-    for name in cards():
+    assert available()
+    for name in available():
         assert name in result.output
 
 
@@ -140,7 +140,7 @@ def test_evaluate_at_another_size_leaves_the_card_alone(tiny_card: Card, tmp_pat
 def test_boxed_photos_need_their_boxes(tiny_card: Card, tmp_path: Path) -> None:
     arguments = ["evaluate", str(tiny_card.folder), "--boxed", str(tmp_path)]
     result = runner.invoke(cli.app, arguments)
-    assert isinstance(result.exception, UnknownName)
+    assert isinstance(result.exception, OptionClash)
     assert "--boxes" in str(result.exception)
 
 

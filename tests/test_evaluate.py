@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from cbam.data.labelled import labelled_photos
-from cbam.errors import BadCard, UnknownName
+from cbam.errors import BadCard, BadData, MissingFile, UnknownName
 from cbam.evaluate.accuracy import accuracy
 from cbam.evaluate.card_metrics import against, measure_model
 from cbam.evaluate.localisation import GRID, hot_box, localise, measure, on_grid
@@ -115,7 +115,7 @@ def test_whole_frame_boxes_are_hit_by_every_map_and_by_the_centre(
 
 
 def test_a_photo_without_a_box_is_named(photos: Path, tiny_model: Model) -> None:
-    with pytest.raises(UnknownName, match=r"no box for boxed/.*\.png"):
+    with pytest.raises(BadData, match=r"no box for boxed/.*\.png"):
         localise(tiny_model, labelled_photos(tiny_model.card.class_folders, photos / "boxed"))
 
 
@@ -139,7 +139,7 @@ def test_a_folder_of_another_class_is_refused(photos: Path, tiny_model: Model) -
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path, tiny_model: Model) -> None:
-    with pytest.raises(UnknownName, match="No photos"):
+    with pytest.raises(MissingFile, match="No photos"):
         labelled_photos(tiny_model.card.class_folders, tmp_path)
 
 
@@ -172,9 +172,9 @@ def test_a_parquet_file_brings_photos_classes_and_boxes(parquet: Path, tiny_mode
 
 def test_a_parquet_file_of_another_shape_is_refused(tmp_path: Path, tiny_model: Model) -> None:
     pq.write_table(pa.table({"picture": [b""]}), tmp_path / "other.parquet")
-    with pytest.raises(UnknownName, match="picture.*Expected: name, wnid"):
+    with pytest.raises(BadData, match="picture.*Expected: name, wnid"):
         labelled_photos(tiny_model.card.class_folders, tmp_path / "other.parquet")
-    with pytest.raises(UnknownName, match="no file"):
+    with pytest.raises(MissingFile, match="no file"):
         labelled_photos(tiny_model.card.class_folders, tmp_path / "gone.parquet")
 
 

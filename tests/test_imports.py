@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterable, Iterator
+from graphlib import TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -17,67 +18,82 @@ PACKAGE = Path(cbam.__file__).parent
 SERVICE = PACKAGE.parent / "app"
 TESTS = Path(__file__).parent
 
-# A part may import those before it. Names not here are at the end: they may import all of these,
-# and none of these may import them.
+# A part may import those before it, and itself.
 ORDER = (
     *("errors", "images", "data", "render", "attention", "backbones", "cards", "trace", "explain"),
-    *("backends", "sheets", "model"),
+    *("backends", "sheets", "model", "evaluate", "training"),
 )
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+ROOMS = ("cbam", "app", "benchmarks")
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Modules that a file imports when it runs; those for type checking only are left out."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    skipped = {
-        inner
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        for inner in ast.walk(node)
-    }
-    for node in ast.walk(tree):
-        if node in skipped:
-            continue
+    """Modules and names that a file imports, wherever it does it, for type checking included."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute"
-            module = node.module or ""
-            yield from (f"{module}.{name.name}" for name in node.names)
+            yield from (f"{node.module}.{name.name}" for name in node.names)
 
 
-def part(module: str) -> str:
-    """`cbam.trace.cut.Cut` -> `explain`."""
-    return module.split(".")[1] if "." in module else ""
+def files_of(room: str) -> dict[str, Path]:
+    """Module -> file: `cbam.trace.cut`; a package goes by its own name."""
+    paths = (PACKAGE.parent / room).rglob("*.py")
+    names = {path: path.relative_to(PACKAGE.parent).with_suffix("").parts for path in paths}
+    return {".".join(name).removesuffix(".__init__"): path for path, name in names.items()}
 
 
-def rank(name: str) -> int:
-    return ORDER.index(name) if name in ORDER else len(ORDER)
+def graph() -> dict[str, set[str]]:
+    """Module -> the modules of ours that it imports."""
+    modules = {name: path for room in ROOMS for name, path in files_of(room).items()}
+
+    def module_of(name: str) -> str:
+        return name if name in modules else name.rpartition(".")[0]
+
+    return {
+        name: {module_of(used) for used in imports(path)} & modules.keys() - {name}
+        for name, path in modules.items()
+    }
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_the_library_never_imports_the_service(module: str):
-    assert not [name for name in imports(PACKAGE / module) if name.split(".")[0] == "app"]
+def test_no_module_imports_itself_in_a_circle():
+    tuple(TopologicalSorter(graph()).static_order())  # raises CycleError with the circle
+
+
+def test_the_library_imports_nothing_above_it():
+    up = {
+        f"{name} -> {used}"
+        for name, uses in graph().items()
+        for used in uses
+        if ROOMS.index(used.split(".")[0]) > ROOMS.index(name.split(".")[0])
+    }
+    assert not up
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name != "__init__.py"])
 def test_parts_of_the_library_import_in_one_direction(module: str):
     own = Path(module).parts[0].removesuffix(".py")
-    used = {part(name) for name in imports(PACKAGE / module) if name.split(".")[0] == "cbam"}
-    against = {
-        other
-        for other in used - {own}
-        if rank(other) > rank(own) or rank(other) == rank(own) < len(ORDER)
-    }
-    assert not against
+    used = [name for name in imports(PACKAGE / module) if name.split(".")[0] == "cbam"]
+    parts = {name.split(".")[1] for name in used} - {own}
+    assert not {part for part in parts if ORDER.index(part) > ORDER.index(own)}
 
 
 def test_the_order_names_what_there_is():
     there = {Path(module).parts[0].removesuffix(".py") for module in MODULES}
-    assert set(ORDER) <= there
+    assert set(ORDER) == there - {"__init__"}
 
 
-@pytest.mark.skipif(not SERVICE.is_dir(), reason="the library alone is installed")
+def test_no_public_name_hides_a_module():
+    """`import cbam.explain.methods as m` goes through the attributes of the packages."""
+    for name in files_of("cbam"):
+        __import__(name)
+        found = cbam
+        for step in name.split(".")[1:]:
+            found = getattr(found, step)
+        assert found is sys.modules[name]
+
+
 def test_the_service_does_not_reach_into_training():
     files = [path for path in SERVICE.rglob("*.py") if "cli" not in path.parts]
     used = {name for path in files for name in imports(path)}

@@ -6,12 +6,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from asking import explain
 from PIL import Image
 from torch.nn import functional
 
-from cbam import render
-from cbam.explain.explainer import Options, explain
+from cbam import render, sheets
 from cbam.explain.explanation import Explanation, HeatMap
+from cbam.explain.question import Options
 from cbam.images.preprocess import Box
 from cbam.model import Model
 
@@ -184,7 +185,7 @@ def explanations(make_model: MakeModel, make_photo: MakePhoto) -> list[Explanati
 
 def test_the_comparison_is_a_photo_and_a_column_a_model(explanations: list[Explanation]):
     # 90 x 70 with its longest side 180: tiles of 180 x 140. 12 px between, 30 above, 54 below.
-    sheet = render.compare_sheet(explanations, tile_px=180)
+    sheet = sheets.compare_sheet(explanations, tile_px=180)
     assert sheet.size == (4 * (180 + 12) + 12, 30 + 140 + 54 + 12)
     first = sheet.crop((12, 30, 192, 170))
     usual = explanations[0].photo.resize((180, 140), Image.Resampling.BILINEAR)
@@ -201,30 +202,30 @@ def test_a_comparison_of_a_map_without_evidence_shows_the_photo_and_says_so(
     first = explanations[0]
     empty = HeatMap(first.target.index, first.target.label, np.zeros_like(first.heatmap))
     blank = dataclasses.replace(first, heatmaps=(empty,))
-    shown = render.compare_sheet([blank], tile_px=180)
+    shown = sheets.compare_sheet([blank], tile_px=180)
     photo, tile = shown.crop((12, 30, 192, 170)), shown.crop((204, 30, 384, 170))
     np.testing.assert_array_equal(np.asarray(photo), np.asarray(tile))
-    said = render.compare_sheet([first], tile_px=180).crop((204, 196, 384, 236))
+    said = sheets.compare_sheet([first], tile_px=180).crop((204, 196, 384, 236))
     assert said.tobytes() != shown.crop((204, 196, 384, 236)).tobytes()
 
 
 def test_the_gates_sheet_has_a_column_a_block(explanations: list[Explanation]):
-    # Stretched: the view is the whole 90 x 70, tiles of 90 x 70; bars of 60.
-    sheet = render.attention_sheet(explanations[2], tile_px=90)
-    assert sheet.size == (8 * (90 + 10) + 10, 46 + 70 + 2 * 10 + 60 + 26)
+    # Stretched: the view is the whole 90 x 70, tiles of 90 x 70; bars of 60; 24 for words.
+    sheet = sheets.attention_sheet(explanations[2], tile_px=90)
+    assert sheet.size == (8 * (90 + 10) + 10, 46 + 70 + 24 + 60 + 24 + 10)
 
 
 def test_the_gates_sheet_works_with_channel_gates_only_and_without_any(
     explanations: list[Explanation],
 ):
-    assert render.attention_sheet(explanations[1], tile_px=90).size == (810, 222)
-    assert render.attention_sheet(explanations[0], tile_px=90).size == (420, 222)
+    assert sheets.attention_sheet(explanations[1], tile_px=90).size == (810, 46 + 60 + 24 + 10)
+    assert sheets.attention_sheet(explanations[0], tile_px=90).size == (420, 46 + 70 + 10)
 
 
 def test_a_sheet_of_a_very_thin_photo_can_be_drawn(make_model: MakeModel, make_photo: MakePhoto):
     explanation = make_model("cbam").explain(make_photo(width=400, height=1))
-    assert render.compare_sheet([explanation], tile_px=100).size == (2 * 112 + 12, 30 + 1 + 66)
-    render.attention_sheet(explanation)
+    assert sheets.compare_sheet([explanation], tile_px=100).size == (2 * 112 + 12, 30 + 1 + 66)
+    sheets.attention_sheet(explanation)
 
 
 def test_long_labels_are_shortened_to_their_column(explanations: list[Explanation]):
@@ -232,7 +233,7 @@ def test_long_labels_are_shortened_to_their_column(explanations: list[Explanatio
     long = dataclasses.replace(first.target, label="a very long label " * 20)
     short = dataclasses.replace(first.target, label="a very long label " * 19)
     one, other = (
-        render.compare_sheet([dataclasses.replace(first, target=target)], tile_px=120)
+        sheets.compare_sheet([dataclasses.replace(first, target=target)], tile_px=120)
         for target in (long, short)
     )
     assert one.tobytes() == other.tobytes()

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from app.cli.shared import console
 from cbam.cards.card import write_card
-from cbam.errors import UnknownName
+from cbam.errors import OptionClash
 from cbam.evaluate.card_metrics import Measured, against, measure_model
 from cbam.model import Model, load
 
@@ -43,9 +43,9 @@ def evaluate(
     Of several models that know the same classes, the differences are measured photo by photo.
     """
     if boxed is not None and boxes is None and boxed.suffix != ".parquet":
-        raise UnknownName("--boxed needs --boxes: the CSV file with the object boxes.")
+        raise OptionClash("--boxed needs --boxes: the CSV file with the object boxes.")
     if write and size_px:
-        raise UnknownName("--write is for the cards' own image size: leave --size-px out.")
+        raise OptionClash("--write is for the cards' own image size: leave --size-px out.")
     table = Table("data", "measure")
     rows: dict[tuple[str, str], dict[str, str]] = {}
     done: dict[str, tuple[Model, Measured]] = {}

@@ -9,10 +9,12 @@ from rich.console import Console
 from rich.table import Table
 
 from app.cli.shared import RUNNERS, console
-from cbam.cards.families import cards
-from cbam.errors import UnknownName
-from cbam.explain.explainer import Options, explain
+from cbam.backends.choose import EAGER
+from cbam.cards.families import available, by_family
+from cbam.errors import MissingFile
+from cbam.explain.explainer import answer
 from cbam.explain.methods import METHODS
+from cbam.explain.question import Options, resolve
 from cbam.model import Model, load, open_photo
 from cbam.sheets import compare_sheet
 
@@ -34,7 +36,7 @@ def explain_command(
         Optional[str],  # noqa: UP045
         typer.Option(help="class to explain: index or label; default: the first model's answer"),
     ] = None,
-    method: Annotated[str, typer.Option(help=", ".join(METHODS))] = "gradcam",
+    method: Annotated[str, typer.Option(help=", ".join(METHODS))] = Options.method,
     layer: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="block to explain, or several: layer3.1,layer4.1; default: the last"),
@@ -43,15 +45,18 @@ def explain_command(
         Optional[str],  # noqa: UP045
         typer.Option(help="class that finercam contrasts with; default: the closest ones"),
     ] = None,
-    top_k: Annotated[int, typer.Option(min=1, max=20, help="number of predictions")] = 5,
-    backend: Annotated[str, typer.Option(help=f"what runs the networks: {RUNNERS}")] = "eager",
+    top_k: Annotated[
+        int, typer.Option(min=1, max=20, help="number of predictions")
+    ] = Options.top_k,
+    backend: Annotated[str, typer.Option(help=f"what runs the networks: {RUNNERS}")] = EAGER,
 ) -> None:
     """Ask the models about a photo: a table, a picture (-o) or JSON (--json)."""
     models = [load(name, backend) for name in model] if model else default_family(backend)
+    question = resolve(models, Options(target, method, layer, top_k, versus=versus))
     started = time.perf_counter()
     image = open_photo(photo)
     waits = {"decode": (time.perf_counter() - started) * 1000, "queue": 0.0}
-    explanations = explain(models, image, Options(target, method, layer, top_k, versus=versus))
+    explanations = answer(question, image)
     if as_json:
         from app.routes.answers import explained
 
@@ -72,10 +77,10 @@ def explain_command(
         Console(stderr=True).print(f"wrote {output}")
 
 
-def default_family(backend: str = "eager") -> list[Model]:
+def default_family(backend: str = EAGER) -> list[Model]:
     """All models of the first bundled family."""
-    known = cards()
-    if not known:
-        raise UnknownName("No models are bundled here. Name one with --model FOLDER.")
-    family = next(iter(known.values())).family
-    return [load(card.folder, backend) for card in known.values() if card.family == family]
+    cards = available()
+    if not cards:
+        raise MissingFile("No models are bundled here. Name one with --model FOLDER.")
+    family, *_ = by_family(cards).values()
+    return [load(cards[name].folder, backend) for name in family]

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from app.cli.shared import console
-from cbam.cards.families import cards
+from cbam.cards.families import available, by_family
 from cbam.model import load
 
 models_app = typer.Typer(help="What models there are.", no_args_is_help=True)
@@ -30,8 +30,9 @@ def list_models(
 ) -> None:
     """All bundled models with what was measured of them, a line each."""
     rows: list[list[str]] = []
-    for family in dict.fromkeys(card.family for card in cards().values()):
-        members = [card for card in cards().values() if card.family == family]
+    cards = available()
+    for names in by_family(cards).values():
+        members = [cards[name] for name in names]
         for card in members:
             classes = str(len(card.labels))
             rows.append([card.name, card.attention, classes, *_measured(card.metrics)])

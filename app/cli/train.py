@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 import typer
 
 from app.cli.shared import console
-from cbam.errors import UnknownName
+from cbam.errors import NotAvailable, UnknownName
 
 
 def train(
@@ -34,10 +34,7 @@ def train(
     try:
         from cbam.training.loop import train as train_one
     except ImportError as error:
-        raise UnknownName(
-            f"Training needs the extra 'train' ({error.name} is missing): "
-            "pip install 'cbam-lens[train]'"
-        ) from error
+        raise NotAvailable.extra("Training", "train", error.name) from error
     from cbam.training.data import training_photos
     from cbam.training.recipe import read_recipe, write_model
 

@@ -21,18 +21,18 @@ from app.telemetry.metrics import Metrics
 from app.telemetry.observe import Trace
 from cbam.backends.choose import BACKENDS, check_backend
 from cbam.cards.card import weights_bytes
-from cbam.cards.families import cards
-from cbam.errors import BadCard, UnknownName
-from cbam.explain.explainer import Options, check, explain_many
+from cbam.cards.families import available, by_family
+from cbam.errors import BadCard, NotAvailable, UnknownName
+from cbam.explain.explainer import answer, answer_many
 from cbam.explain.explanation import Explanation
 from cbam.explain.grad_cam_package import package
-from cbam.explain.methods import METHODS
+from cbam.explain.question import Layers, Options, Question, resolve
 from cbam.images.decode import decode
 from cbam.model import Model, load
 
 log = logging.getLogger("cbam_lens")
 
-Question = tuple[Image.Image, Options]
+Asked = tuple[Question, Image.Image]
 MAGIC = ((b"\xff\xd8", "JPEG"), (b"\x89PNG", "PNG"), (b"RIFF", "WEBP"))
 
 
@@ -58,15 +58,14 @@ class _Key:
     """What questions have in common that can share a trunk pass."""
 
     models: tuple[str, ...]
-    layers: tuple[str, ...]
+    layers: tuple[Layers, ...]
     alone: object = None  # for a question that must not hold up others
 
     @classmethod
-    def of(cls, models: Sequence[Model], options: Options) -> "_Key":
-        names = tuple(model.name for model in models)
-        cheap = METHODS[options.method].cost_class == "low"
-        layers = models[0].chosen_layers(options.layer)
-        return cls(names, layers, None if cheap else object())
+    def of(cls, question: Question) -> "_Key":
+        names = tuple(model.card.name for model in question.models)
+        cheap = question.method.cost_class == "low"
+        return cls(names, question.layers, None if cheap else object())
 
 
 class Engine:
@@ -80,14 +79,12 @@ class Engine:
         self.settings = settings
         check_backend(settings.backend)
         self.metrics = metrics or Metrics()
-        self.cards = cards(settings.models_folder)
+        self.cards = available(settings.models_folder)
         if not self.cards:
             raise BadCard(f"No models in {settings.models_folder or 'the package'}.")
         for card in self.cards.values():
             weights_bytes(card)  # damaged weights end the start, not the first request
-        self.families: dict[str, list[str]] = {}
-        for card in self.cards.values():
-            self.families.setdefault(card.family, []).append(card.name)
+        self.families = by_family(self.cards)
         if settings.family and settings.family not in self.families:
             raise UnknownName.of("family", settings.family, self.families)
         self.default_family = settings.family or next(iter(self.families))
@@ -98,7 +95,7 @@ class Engine:
         self._held_pixels = 0
         self._model_thread = ThreadPoolExecutor(1, "model")
         self._picture_threads = ThreadPoolExecutor(settings.decode_threads, "pictures")
-        self.queue: Batcher[Question, list[Explanation]] = Batcher(
+        self.queue: Batcher[Asked, list[Explanation]] = Batcher(
             self._explain_many,
             self._model_thread,
             self.metrics,
@@ -170,15 +167,15 @@ class Engine:
 
         Raises BadImage, UnknownName, and HTTPException 503 (queue full, stopped) or 504 (too slow).
         """
-        check(models, options)  # before any work
+        limited = replace(options, time_limit_s=self.settings.inference_timeout_s)
+        question = resolve(models, limited)  # before any work
         trace = trace or Trace()
         try:
             async with self.queue.place():
                 photo = await self.in_picture_thread(self._decode, data, trace)
             with self._holding(photo):
-                key = _Key.of(models, options)
-                limited = replace(options, time_limit_s=self.settings.inference_timeout_s)
-                explanations, queue_s = await self.queue.ask(key, (photo, limited), alive)
+                key = _Key.of(question)
+                explanations, queue_s = await self.queue.ask(key, (question, photo), alive)
         except Full:
             raise self._busy("queue_full", "Too many requests wait for the models.") from None
         except Dropped:
@@ -245,20 +242,17 @@ class Engine:
         blank = Image.new("RGB", (256, 256), "grey")
         for card in self.cards.values():
             model = load(card.folder, self.settings.backend)
-            for answer in explain_many([model], [(blank, Options())]):
-                if isinstance(answer, Exception):
-                    raise answer
+            answer(resolve([model]), blank)
             self.models[card.name] = model
             log.info("%s runs in %s: %s", card.name, model.backend, BACKENDS[model.backend].title)
-        with suppress(UnknownName):  # whoever asks for one of its methods is told
+        with suppress(NotAvailable):  # whoever asks for one of its methods is told
             package()  # its import takes seconds, in which a running service would stutter
 
     def _explain_many(
-        self, key: Hashable, questions: Sequence[Question]
+        self, key: Hashable, asked: Sequence[Asked]
     ) -> Sequence[list[Explanation] | Exception]:
         """Questions of one key. Runs in the model thread."""
-        assert isinstance(key, _Key)
-        return explain_many([self.models[name] for name in key.models], questions)
+        return answer_many(asked)
 
     async def _serve(self) -> None:
         """Load the models, then answer what comes."""

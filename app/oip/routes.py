@@ -33,7 +33,7 @@ from app.routes.uploads import read_body
 from app.telemetry.observe import Trace
 from cbam import __version__
 from cbam.errors import CBAMLensError
-from cbam.explain.explainer import Options
+from cbam.explain.question import Options
 from cbam.model import Model
 
 

@@ -132,21 +132,11 @@ def metadata(model: Model) -> ModelMetadata:
             TensorInfo(name=HEATMAP, datatype="FP32", shape=[1, -1, -1]),
             TensorInfo(name=LABELS, datatype="BYTES", shape=[1, classes]),
             *(
-                TensorInfo(
-                    name=name,
-                    datatype="FP32",
-                    shape=[1, -1] if name.endswith(".channel") else [1, -1, -1],
-                )
-                for name in gate_names(model)
+                TensorInfo(name=name, datatype="FP32", shape=[1, *(-1 for _ in place.kind.axes)])
+                for name, place in model.cut().places.items()
             ),
         ],
     )
-
-
-def gate_names(model: Model) -> list[str]:
-    """Names of a model's gate maps: `layer1.0.channel`, `layer1.0.spatial`, ..."""
-    cut = model.cut()
-    return [*cut.trunk_gates, *cut.head_gates]
 
 
 def parse(body: bytes, json_bytes: str | None = None) -> tuple[InferRequest, bytes]:
@@ -214,9 +204,9 @@ def _output(name: str, model: Model, explanation: Explanation) -> Tensor:
     elif name == HEATMAP:
         values = explanation.heatmap
     else:
-        block, _, kind = name.rpartition(".")
-        maps = next(each for each in explanation.attention if each.block == block)
-        values = getattr(maps, kind)
+        place = model.cut().places[name]
+        maps = next(each for each in explanation.attention if each.block == place.block)
+        values = maps.gates[place.kind.name].values
     return Tensor(
         name=name, datatype="FP32", shape=[1, *values.shape], data=values.ravel().tolist()
     )

@@ -7,10 +7,11 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
+from cbam.attention import ATTENTION
 from cbam.backends.choose import BACKENDS
-from cbam.explain.explanation import Explanation, Floats
+from cbam.explain.explanation import Explanation, Floats, GateMap
 from cbam.explain.methods import METHODS, CostClass
 from cbam.explain.methods import Method as CAMMethod
 from cbam.model import Model
@@ -19,11 +20,11 @@ from cbam.model import Model
 class Map(BaseModel):
     """A raw map as 8-bit values: value = min + byte / 255 * (max - min)."""
 
-    shape: tuple[int, int] = Field(description="rows, columns")
+    shape: tuple[int, ...] = Field(description="rows, columns; of some gates channels before them")
     dtype: str = "uint8"
     min: float
     max: float
-    data: str = Field(description="base64 of shape[0] * shape[1] bytes, row by row")
+    data: str = Field(description="base64 of as many bytes as the shape has cells, row by row")
 
     @classmethod
     def of(cls, values: Floats) -> "Map":
@@ -31,8 +32,7 @@ class Map(BaseModel):
         spread = high - low
         levels = (values - low) / spread * 255 if spread > 0 else np.zeros_like(values)
         data = np.rint(levels).astype(np.uint8).tobytes()
-        h, w = values.shape
-        return cls(shape=(h, w), min=low, max=high, data=base64.b64encode(data).decode())
+        return cls(shape=values.shape, min=low, max=high, data=base64.b64encode(data).decode())
 
 
 class Prediction(BaseModel):
@@ -51,8 +51,14 @@ class ClassMap(BaseModel):
     map: Map
 
 
+Gate = list[float] | Map  # one value a channel; or along the axes that its kind has
+
+
 class BlockMaps(BaseModel):
-    """The gates of one block; null where its attention has no such gate."""
+    """The gates of one block; null where its attention has no such gate. Others by their kind."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Gate]
 
     block: str
     channel: list[float] | None
@@ -145,12 +151,24 @@ class Attended(BaseModel):
     results: list[ModelAttention]
 
 
+class GateInfo(BaseModel):
+    """A kind of gate that a model has."""
+
+    name: str = Field(description="its key in the blocks of /explain")
+    axes: str = Field(description="along which its map varies: C, HW, CHW ...")
+    word: str = Field(description="the question that it answers")
+    says: str
+
+
 class ModelInfo(BaseModel):
     """A model's card."""
 
     name: str
     family: str
+    title: str = Field(description="for people: CBAM-ResNet-18")
     attention: str
+    phrase: str = Field(description="what the attention adds, in a few words")
+    gates: list[GateInfo]
     backbone: str
     params: int
     classes: list[str]
@@ -218,12 +236,21 @@ def _predictions(explanation: Explanation) -> list[Prediction]:
 def _blocks(explanation: Explanation) -> list[BlockMaps]:
     return [
         BlockMaps(
-            block=item.block,
-            channel=None if item.channel is None else [round(float(v), 5) for v in item.channel],
-            spatial=None if item.spatial is None else Map.of(item.spatial),
+            **{
+                "block": item.block,
+                "channel": None,
+                "spatial": None,
+                **{name: _gate(gate) for name, gate in item.gates.items()},
+            }
         )
         for item in explanation.attention
     ]
+
+
+def _gate(gate: GateMap) -> Gate:
+    if gate.values.ndim == 1:
+        return [round(float(value), 5) for value in gate.values]
+    return Map.of(gate.values)
 
 
 def explained(
@@ -286,10 +313,14 @@ def attended(upload: bytes, explanations: Sequence[Explanation]) -> Attended:
 def model_info(model: Model) -> ModelInfo:
     """A card as /models shows it."""
     card = model.card
+    attention = ATTENTION[card.attention]
     return ModelInfo(
         name=card.name,
         family=card.family,
+        title=card.title,
         attention=card.attention,
+        phrase=attention.phrase,
+        gates=[GateInfo(**asdict(kind)) for kind in attention.gates],
         backbone=card.backbone,
         params=model.parameters,
         classes=list(card.labels),
@@ -297,7 +328,7 @@ def model_info(model: Model) -> ModelInfo:
         backend=model.backend,
         precision=BACKENDS[model.backend].title,
         layers=model.layers,
-        blocks=model.layers if card.attention != "none" else [],
+        blocks=model.layers if attention.gates else [],
         metrics=card.metrics,
         licence=card.licence,
         data=card.data,

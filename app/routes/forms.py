@@ -6,7 +6,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from app.routes.uploads import FIELD_NAME, Upload
 from cbam.errors import UnknownName
-from cbam.explain.explainer import Options
+from cbam.explain.question import Options
 
 
 def _empty_is_absent(value: Any) -> Any:
@@ -54,7 +54,7 @@ class Fields(BaseModel):
 class PredictFields(Fields):
     """/predict"""
 
-    top_k: int = Field(5, ge=1, description="number of predictions")
+    top_k: int = Field(Options.top_k, ge=1, description="number of predictions")
 
     def options(self) -> Options:
         return Options(top_k=self.top_k, attention=False)
@@ -70,7 +70,7 @@ class TargetFields(Fields):
     target: Text = Field(
         None, description="class index or label; default: the first model's top class"
     )
-    method: str = Field("gradcam", description="a CAM method's name, see /api/v1/methods")
+    method: str = Field(Options.method, description="a CAM method's name, see /api/v1/methods")
     layer: LayersText = Field(
         None,
         description="a block's name, see /api/v1/models; several, repeated or with commas between: "
@@ -91,7 +91,9 @@ class TargetFields(Fields):
 class ExplainFields(TargetFields):
     """/explain"""
 
-    top_k: int = Field(5, ge=1, description="number of predictions, and of heat maps that are free")
+    top_k: int = Field(
+        Options.top_k, ge=1, description="number of predictions, and of heat maps that are free"
+    )
     attention: bool = Field(True, description="gate maps too")
 
     def options(self) -> Options:

@@ -1,23 +1,73 @@
 """Attention modules: modules made of gates, put into a backbone's blocks by name.
 
-A new one is a file here and a line in ATTENTION; its gates are found by their class.
+A new one is a file here and a record in ATTENTION; whoever builds, trains or shows networks reads
+the record.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import nn
 
 from cbam.attention.cbam import CBAM
-from cbam.attention.gates import ChannelGate, SpatialGate
+from cbam.attention.gates import ChannelGate, Gate, Kind, SpatialGate
 from cbam.attention.se import SE
 
-__all__ = ["ATTENTION", "CBAM", "GATES", "SE", "ChannelGate", "SpatialGate"]
+__all__ = [
+    "ATTENTION",
+    "CBAM",
+    "PLAIN",
+    "SE",
+    "Attention",
+    "ChannelGate",
+    "Gate",
+    "Kind",
+    "SpatialGate",
+]
 
-# name -> constructor, called with the number of channels and the attention's own options
-ATTENTION: dict[str, Callable[..., nn.Module]] = {
-    "none": lambda channels: nn.Identity(),
-    "se": SE,
-    "cbam": CBAM,
+
+@dataclass(frozen=True)
+class Attention:
+    """A kind of attention, for building networks with it and for showing what it does."""
+
+    make: Callable[..., nn.Module]  # of the number of channels and the attention's own options
+    title: str  # before a backbone's: SE-ResNet-50; empty: nothing
+    phrase: str  # what it adds, in a few words
+    intro: str  # the page's first sentence about such a network
+    gates: tuple[Kind, ...] = ()  # in the order in which they are applied
+    story: str = ""  # the page's words above its gate maps
+    paper: str = ""
+
+
+PLAIN = "none"  # the network that the others are compared with
+
+# In the order in which a family is shown.
+ATTENTION: dict[str, Attention] = {
+    PLAIN: Attention(
+        lambda channels: nn.Identity(),
+        "",
+        "no attention",
+        "One takes everything as it comes.",
+    ),
+    "se": Attention(
+        SE,
+        "SE",
+        "channel attention",
+        "One weighs what it sees.",
+        (ChannelGate.kind,),
+        "SE multiplies every channel of a block's features by how much that feature matters. It "
+        "can say what matters, never where; 1 lets through, 0 shuts.",
+        "https://arxiv.org/abs/1709.01507",
+    ),
+    "cbam": Attention(
+        CBAM,
+        "CBAM",
+        "channel + spatial attention",
+        "One, with CBAM attention, also weighs where.",
+        (ChannelGate.kind, SpatialGate.kind),
+        "CBAM attention multiplies the features of each block twice: first every channel by how "
+        "much that feature matters (what), then every place by how much it matters (where); 1 lets "
+        "through, 0 shuts.",
+        "https://arxiv.org/abs/1807.06521",
+    ),
 }
-# What kind of map a module of this class puts out.
-GATES: dict[type[nn.Module], str] = {ChannelGate: "channel", SpatialGate: "spatial"}

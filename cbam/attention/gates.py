@@ -7,7 +7,8 @@ biases, the spatial convolution has none and is followed by BatchNorm, and the t
 are stacked as [max, mean].
 """
 
-from typing import Literal, get_args
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +19,38 @@ ChannelPool = Literal["avg", "max", "both"]
 SpatialSqueeze = Literal["pool", "conv"]
 
 
-class ChannelGate(nn.Module):
+@dataclass(frozen=True)
+class Kind:
+    """A kind of gate: the shape of its map, and what it says, for whoever shows it."""
+
+    name: str  # its key in explanations and in JSON
+    axes: str  # along which the map varies: "C", "HW", "CHW" ...; the others have size 1
+    word: str  # the question that it answers: "what", "where"
+    says: str  # of it, on the page: "The channel gate ..."
+
+
+class Gate(nn.Module):
+    """A module whose output is a gate map: features (N, C, H, W) -> (N, C or 1, H or 1, W or 1).
+
+    Its owner multiplies. Whoever cuts a network finds gates by this class.
+    """
+
+    kind: ClassVar[Kind]
+
+
+class ChannelGate(Gate):
     """Which channels matter: (N, C, H, W) -> map (N, C, 1, 1) in (0, 1).
 
     `sigmoid(MLP(avgpool x) + MLP(maxpool x))`, one MLP C -> C/reduction -> C shared by both
     (section 3, eq. 2). `pool` offers the ablation of the paper's Table 1; "avg" is SE's squeeze.
     """
+
+    kind = Kind(
+        "channel",
+        "C",
+        "what",
+        "has one value per feature channel, shared by all places: it says which features to trust.",
+    )
 
     def __init__(self, channels: int, reduction: int = 16, pool: ChannelPool = "both") -> None:
         super().__init__()
@@ -45,7 +72,7 @@ class ChannelGate(nn.Module):
         return torch.sigmoid(logits).unsqueeze(-1).unsqueeze(-1)  # (N, C, 1, 1)
 
 
-class SpatialGate(nn.Module):
+class SpatialGate(Gate):
     """Where it matters: (N, C, H, W) -> map (N, 1, H, W) in (0, 1).
 
     `sigmoid(BN(conv_kxk([max over channels; mean over channels])))` (section 3, eq. 3), or with
@@ -53,6 +80,14 @@ class SpatialGate(nn.Module):
     number of `channels`). The BatchNorm's weight starts at zero as in the authors' code: an
     untrained gate is 0.5 everywhere, on purpose.
     """
+
+    kind = Kind(
+        "spatial",
+        "HW",
+        "where",
+        "has one value per place, shared by all channels: it says where the next layers should "
+        "look.",
+    )
 
     def __init__(
         self, kernel: int = 7, squeeze: SpatialSqueeze = "pool", channels: int | None = None

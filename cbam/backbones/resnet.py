@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from cbam.attention import ATTENTION
+from cbam.attention import ATTENTION, PLAIN
 from cbam.errors import UnknownName
 
 Stem = Literal["imagenet", "small"]
@@ -88,13 +88,14 @@ class ResNet(nn.Module):
     `attention` is a name in ATTENTION, `attention_options` its own options; `width` the channels
     of the first stage; `stem` "imagenet" (7x7, stride 2, max-pool) or "small" (3x3, no pooling;
     for images of some 64 pixels). Raises UnknownName for another attention, stem or stride.
+    `block_names` lists its blocks, the first one first.
     """
 
     def __init__(
         self,
         block: type[BasicBlock] | type[Bottleneck],
         depths: tuple[int, int, int, int],
-        attention: str = "none",
+        attention: str = PLAIN,
         num_classes: int = 1000,
         attention_options: dict[str, Any] | None = None,
         width: int = 64,
@@ -111,7 +112,7 @@ class ResNet(nn.Module):
         options = attention_options or {}
 
         def make(channels: int) -> nn.Module:
-            return ATTENTION[attention](channels, **options)
+            return ATTENTION[attention].make(channels, **options)
 
         if stem == "imagenet":
             self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
@@ -131,6 +132,11 @@ class ResNet(nn.Module):
                 inplanes = planes * block.expansion
             stages.append(nn.Sequential(*blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.block_names = [
+            f"layer{stage}.{index}"
+            for stage, depth in enumerate(depths, start=1)
+            for index in range(depth)
+        ]
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(inplanes, num_classes)
         for module in self.modules():

@@ -19,8 +19,9 @@ from torch import Tensor, fx, nn
 from cbam import render
 from cbam.backends.openvino import OpenVINO
 from cbam.backends.pytorch import Eager, EagerBf16, OnGPU
-from cbam.errors import CBAMLensError, UnknownName
+from cbam.errors import CBAMLensError, NotAvailable, UnknownName
 from cbam.explain.methods import heat_maps
+from cbam.explain.targets import ClassLogit
 from cbam.trace.cut import Cut
 from cbam.trace.rewrite import Folded
 
@@ -63,8 +64,9 @@ def _numba(trunk: fx.GraphModule, images: Tensor, folded: Folded) -> nn.Module:
     return Eager(trunk, images, folded, compile_gates)
 
 
+EAGER, AUTO = "eager", "auto"
 BACKENDS: dict[str, Backend] = {
-    "eager": Backend("PyTorch, float32", True, _nothing_missing, Eager),
+    EAGER: Backend("PyTorch, float32", True, _nothing_missing, Eager),
     "eager-bf16": Backend("PyTorch, bfloat16: approximate", False, _nothing_missing, EagerBf16),
     "numba": Backend(
         "PyTorch with CBAM's gates compiled by Numba, float32",
@@ -81,7 +83,6 @@ BACKENDS: dict[str, Backend] = {
         partial(OnGPU, compiler=torch.compile),
     ),
 }
-AUTO = "auto"
 TRIALS = 5  # timed passes of each exact back end when AUTO chooses
 
 
@@ -120,7 +121,7 @@ def parity(plain: Cut, fast: Cut, images: Tensor) -> Parity:
     worst = max((float((maps[name] - fast_maps[name]).abs().max()) for name in maps), default=0.0)
     for row, index in enumerate(top.tolist()):
         heat, fast_heat = (
-            render.scaled(heat_maps(plain, each[row : row + 1], [index]).numpy())
+            render.scaled(heat_maps(plain, each[row : row + 1], [ClassLogit(index)]).numpy())
             for each in (activation, fast_activation)
         )
         worst = max(worst, float(np.abs(heat - fast_heat).max()))
@@ -132,7 +133,7 @@ def parity(plain: Cut, fast: Cut, images: Tensor) -> Parity:
 
 
 def check_backend(name: str) -> None:
-    """Raises UnknownName if there is no such back end, or if it is not to be had here."""
+    """Raises UnknownName if there is no such back end, NotAvailable if this machine lacks it."""
     if name == AUTO:
         return
     if name not in BACKENDS:
@@ -140,14 +141,14 @@ def check_backend(name: str) -> None:
     missing = BACKENDS[name].missing()
     if missing:
         able = ", ".join(known for known, backend in BACKENDS.items() if not backend.missing())
-        raise UnknownName(f"Back end '{name}' cannot be used: {missing}. Here work: {able}.")
+        raise NotAvailable(f"Back end '{name}' cannot be used: {missing}. Here work: {able}.")
 
 
 def accelerate(cut: Cut, name: str, side_px: int, folded: Folded | None = None) -> tuple[Cut, str]:
     """The cut with its trunk in a back end, for images of `side_px`, and that back end's name.
 
     "auto" is the fastest, measured here and now, of those that are here and whose answers to a test
-    picture are the plain trunk's. Raises UnknownName.
+    picture are the plain trunk's. Raises UnknownName, NotAvailable.
     """
     check_backend(name)
     folded = {} if folded is None else folded
@@ -170,7 +171,7 @@ def accelerate(cut: Cut, name: str, side_px: int, folded: Folded | None = None) 
         else:
             log.warning("Back end %s is passed over: its answers differ, %s", candidate, found)
     if not ran:
-        raise UnknownName(f"No back end answers for '{cut.layer}' as the plain network does.")
+        raise NotAvailable(f"No back end answers for '{cut.layer}' as the plain network does.")
     _, chosen, fast = min(ran, key=lambda each: each[0])
     return fast, chosen
 

@@ -17,7 +17,8 @@ from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from cbam.backbones import build
+from cbam.attention import ATTENTION
+from cbam.backbones import BACKBONES, build
 from cbam.cards.int8 import quantise, widen
 from cbam.errors import BadCard, CBAMLensError, UnknownName
 from cbam.images.preprocess import Preprocess
@@ -53,7 +54,7 @@ class Card:
     family: str
     family_title: str
     backbone: str
-    attention: str  # "none", "se" or "cbam"
+    attention: str  # a name in ATTENTION
     labels: tuple[str, ...]  # class index -> name
     preprocess: Preprocess
     licence: str
@@ -66,6 +67,12 @@ class Card:
     attention_options: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)  # by data set
     folder: Path = Path()
+
+    @property
+    def title(self) -> str:
+        """What people call such a network: "CBAM-ResNet-18"."""
+        before = ATTENTION[self.attention].title
+        return f"{before}-" * bool(before) + BACKBONES[self.backbone].title
 
     @property
     def class_folders(self) -> tuple[str, ...]:
@@ -106,6 +113,9 @@ def read_card(folder: Path) -> Card:
         text = (folder / "card.toml").read_text(encoding="utf-8")
         values = _CardFile.model_validate(tomllib.loads(text)).model_dump()
         labels = (folder / "labels.txt").read_text(encoding="utf-8").splitlines()
+        for key, table in (("attention", ATTENTION), ("backbone", BACKBONES)):
+            if values[key] not in table:
+                raise ValueError(f"no {key} '{values[key]}', known: {', '.join(table)}")
         values["folders"] = tuple(values["folders"])
         preprocess = Preprocess(**values.pop("preprocess"))
     except (OSError, tomllib.TOMLDecodeError, TypeError, ValueError) as error:

@@ -1,11 +1,11 @@
 """Which models there are, in which order, and which family is the default."""
 
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
+from cbam.attention import ATTENTION
 from cbam.cards.card import Card, read_card
-
-ATTENTION_ORDER = ("none", "se", "cbam")  # how a family is shown
 
 
 def models_folder() -> Path:
@@ -14,20 +14,28 @@ def models_folder() -> Path:
     return packaged if packaged.is_dir() else Path(__file__).parent.parent.parent / "models"
 
 
-def cards(folder: Path | None = None) -> dict[str, Card]:
+def by_family(cards: Mapping[str, Card]) -> dict[str, list[str]]:
+    """The names of each family's members, in the order of the cards; the first is the default."""
+    families: dict[str, list[str]] = {}
+    for card in cards.values():
+        families.setdefault(card.family, []).append(card.name)
+    return families
+
+
+def available(folder: Path | None = None) -> dict[str, Card]:
     """All cards in a folder of models, by name: a family together, plain, SE, CBAM in this order.
 
     The family that knows the most classes comes first: it is everybody's default.
     Raises BadCard if one of them cannot be used.
     """
     found = [read_card(path.parent) for path in (folder or models_folder()).glob("*/card.toml")]
-    order = {name: position for position, name in enumerate(ATTENTION_ORDER)}
+    order = {name: position for position, name in enumerate(ATTENTION)}
     classes = {card.family: len(card.labels) for card in found}
     found.sort(
         key=lambda card: (
             -classes[card.family],
             card.family,
-            order.get(card.attention, 9),
+            order[card.attention],
             card.name,
         )
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from cbam.data.parquet import parquet_files, read_rows
-from cbam.errors import UnknownName
+from cbam.errors import MissingFile, UnknownName
 
 PHOTOS = (".jpeg", ".jpg", ".png", ".webp")
 
@@ -34,7 +34,7 @@ def labelled_photos(
     `folders` names the folder (in parquet the `wnid`) of each class, in class order.
     `boxes` is a CSV file with `file,x0,y0,x1,y1` (relative; several rows a photo; `file` is
     <source's name>/<class folder>/<photo>); a parquet file holds its own. Raises UnknownName for a
-    class that is not in `folders`, and if there is no photo.
+    class that is not in `folders`, MissingFile if there is no photo.
     """
     known = {folder: index for index, folder in enumerate(folders)}
     if source.suffix == ".parquet":
@@ -42,7 +42,7 @@ def labelled_photos(
     else:
         found = _from_folders(source, known, read_boxes(boxes) if boxes else {})
     if not found:
-        raise UnknownName(f"No photos in {source}. Expected {source}/<class folder>/<photo>.")
+        raise MissingFile(f"No photos in {source}. Expected {source}/<class folder>/<photo>.")
     return found
 
 
@@ -73,7 +73,7 @@ def _from_folders(
 
 def _from_parquet(source: Path, known: Mapping[str, int]) -> list[Labelled]:
     if not source.is_file():
-        raise UnknownName(f"There is no file {source}.")
+        raise MissingFile(f"There is no file {source}.")
     found: list[Labelled] = []
     for row in read_rows(parquet_files(source)):
         if row.folder not in known:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cbam.errors import UnknownName
+from cbam.errors import BadData, NotAvailable
 
 IMAGE_COLUMNS = ("webp", "jpeg", "png", "image", "bytes")  # the first that a file has
 COLUMNS = ("name", "wnid", "box")
@@ -31,21 +31,18 @@ def read_rows(files: Sequence[Path]) -> Iterator[Row]:
     """The photos of several files, in their order; a file is read piece by piece.
 
     Columns: `name`, `wnid`, the encoded photo in one of IMAGE_COLUMNS, and optionally `box`.
-    Raises UnknownName for a file of another shape, or without pyarrow.
+    Raises BadData for a file of another shape, NotAvailable without pyarrow.
     """
     try:
         import pyarrow.parquet as pq
     except ImportError as error:
-        raise UnknownName(
-            "Parquet files need the extra 'train' (pyarrow is missing): "
-            "pip install 'cbam-lens[train]'"
-        ) from error
+        raise NotAvailable.extra("Parquet files", "train", "pyarrow") from error
     for path in files:
         file = pq.ParquetFile(path)
         present = file.schema_arrow.names
         images = [name for name in IMAGE_COLUMNS if name in present]
         if not images or "name" not in present or "wnid" not in present:
-            raise UnknownName(
+            raise BadData(
                 f"{path} has the columns {', '.join(present)}. Expected: name, wnid, the photo in "
                 f"one of {', '.join(IMAGE_COLUMNS)}, and optionally box."
             )

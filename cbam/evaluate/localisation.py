@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbam.data.labelled import Labelled, Region
-from cbam.errors import UnknownName
-from cbam.explain.explainer import Options, explain
+from cbam.errors import BadData
+from cbam.explain.explainer import answer
 from cbam.explain.explanation import Floats
+from cbam.explain.question import Options, resolve
 from cbam.images.preprocess import Box
 from cbam.model import Model, open_photo
 from cbam.render import enlarged
@@ -49,17 +50,17 @@ def localise(
 ) -> tuple[Localisation, Localisation, PerPhoto]:
     """The model's measures on photos with boxes, the baseline's on the same, and each photo's.
 
-    Raises UnknownName for a photo without a box.
+    Raises BadData for a photo without a box.
     """
     mine: list[tuple[float, float, float]] = []
     base: list[tuple[float, float, float]] = []
     silent = 0
     for labelled in photos:
         if not labelled.regions:
-            raise UnknownName(f"There is no box for {labelled.name}.")
+            raise BadData(f"There is no box for {labelled.name}.")
         photo = open_photo(labelled.photo)
         options = Options(target=labelled.target, method=method, top_k=1, attention=False)
-        explanation = explain([model], photo, options)[0]
+        (explanation,) = answer(resolve([model], options), photo)
         masks = [on_grid(region, explanation.view, *photo.size) for region in labelled.regions]
         base.append(measure(np.ones((GRID, GRID), dtype=np.float32), masks, centre=True))
         silent += bool(explanation.heatmap.max() <= 0)

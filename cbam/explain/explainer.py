@@ -1,124 +1,75 @@
-"""From photos to explanations: one trunk pass a model, everything else from its outputs."""
+"""From questions to explanations: one trunk pass a model, everything else from its outputs."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from cbam.errors import UnknownName
-from cbam.explain.explanation import BlockAttention, Explanation, Floats, HeatMap, Prediction
-from cbam.explain.formulas import mean_of_layers, rivals
-from cbam.explain.methods import METHODS, heat_maps
-from cbam.trace.cut import Cut
-
-if TYPE_CHECKING:
-    from cbam.model import Model
-
-
-@dataclass(frozen=True)
-class Options:
-    """What to explain, and how. The defaults are those of the page, the API and the library."""
-
-    target: int | str | None = None  # class index or label; None: the (first) model's top class
-    method: str = "gradcam"
-    layer: str | Sequence[str] | None = None  # or several, "layer3.1,layer4.1"; None: the last
-    top_k: int = 5  # predictions, and heat maps where they come free
-    attention: bool = True  # gate maps too
-    versus: int | str | None = None  # for Finer-CAM: class to contrast with; None: the closest
-    time_limit_s: float | None = None  # for methods of many passes; then TooSlow
+from cbam.errors import OptionClash
+from cbam.explain.explanation import BlockAttention, Explanation, GateMap, HeatMap, Prediction
+from cbam.explain.formulas import mean_of_layers
+from cbam.explain.methods import heat_maps
+from cbam.explain.question import Explainable, Layers, Question
+from cbam.explain.targets import ClassLogit, rivals
+from cbam.trace.cut import Cut, Place
 
 
-def explain(
-    models: Sequence["Model"],
-    photo: Image.Image,
-    options: Options = Options(),
-) -> list[Explanation]:
+def answer(question: Question, photo: Image.Image) -> list[Explanation]:
     """Ask every model about the same photo (upright RGB), for the same class.
 
     Without a target it is the first model's top class, so that all maps answer one question; in the
     same way, the classes that Finer-CAM contrasts with are the first model's. Of several layers,
     the maps are scaled to [0, 1], enlarged to the image's size and averaged.
-    Raises UnknownName for a method, layer or class that a model does not have, and if the models do
-    not know the same classes; TooSlow if a time limit is over.
+    Raises TooSlow if the question's time limit is over.
     """
-    (answer,) = explain_many(models, [(photo, options)])
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
+    (found,) = answer_many([(question, photo)])
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
-def explain_many(
-    models: Sequence["Model"], questions: Sequence[tuple[Image.Image, Options]]
+def answer_many(
+    asked: Sequence[tuple[Question, Image.Image]],
 ) -> list[list[Explanation] | Exception]:
-    """`explain` for several questions; those about the same layer share a trunk pass a model.
+    """`answer` for several questions about the same models; one layer's share a trunk pass a model.
 
-    The answers are those that `explain` gives one by one, to rounding. A question that fails has
+    The answers are those that `answer` gives one by one, to rounding. A question that fails has
     the exception for its answer and leaves the others alone. "trunk" in an answer's timing is the
     time of the shared pass.
     """
-    asked = [_Asked(photo, options) for photo, options in questions]
-    for each in asked:
-        with each.own_failure():
-            check(models, each.options)
-            if models and each.options.target is not None:
-                each.target = models[0].card.class_index(each.options.target)
-            if models and each.options.versus is not None:
-                each.versus = (models[0].card.class_index(each.options.versus),)
-    for model in models:
-        groups: dict[tuple[str, ...], list[_Asked]] = {}
-        for each in asked:
+    at_work = [_Asked(question, photo) for question, photo in asked]
+    for number, model in enumerate(asked[0][0].models if asked else ()):
+        groups: dict[Layers, list[_Asked]] = {}
+        for each in at_work:
             if each.error is None:
                 with each.own_failure():
                     each.image = model.card.preprocess(each.photo)
-                    groups.setdefault(model.chosen_layers(each.options.layer), []).append(each)
+                    groups.setdefault(each.question.layers[number], []).append(each)
         for layers, group in groups.items():
             _answer(model, layers, group)
-    return [each.answers if each.error is None else each.error for each in asked]
-
-
-def check(models: Sequence["Model"], options: Options) -> None:
-    """Whether these models can answer with these options. Raises UnknownName; costs nothing."""
-    if options.method not in METHODS:
-        raise UnknownName.of("CAM method", options.method, METHODS)
-    for model in models:
-        if model.card.labels != models[0].card.labels:
-            raise UnknownName(
-                f"'{models[0].name}' and '{model.name}' know different classes, so no class can be "
-                "explained for both. Compare models of one family."
-            )
-        model.chosen_layers(options.layer)
-    if options.versus is not None and not METHODS[options.method].versus:
-        able = ", ".join(name for name, method in METHODS.items() if method.versus)
-        raise UnknownName(
-            f"Method '{options.method}' explains a class by itself. To contrast it with "
-            f"'{str(options.versus)[:80]}', choose the method {able}."
-        )
-    for name in (options.target, options.versus):
-        if name is not None and models:
-            models[0].card.class_index(name)
+    return [each.answers if each.error is None else each.error for each in at_work]
 
 
 @dataclass
 class _Asked:
     """A question on its way from model to model."""
 
+    question: Question
     photo: Image.Image
-    options: Options
-    target: int | None = None  # once known, the class that all models explain
-    versus: tuple[int, ...] = ()  # once known, the classes that all contrast it with
+    target: int | None = field(init=False)  # once known, the class that all models explain
+    versus: tuple[int, ...] = field(init=False)  # once known, the classes that all contrast it with
     image: Tensor | None = None  # (3, S, S), as the model at work sees the photo
     ends_at: float = field(init=False)  # on time.monotonic()
     answers: list[Explanation] = field(default_factory=list)
     error: Exception | None = None
 
     def __post_init__(self) -> None:
-        limit_s = self.options.time_limit_s
-        self.ends_at = time.monotonic() + (float("inf") if limit_s is None else limit_s)
+        self.target, self.versus = self.question.target, self.question.versus
+        self.ends_at = time.monotonic() + self.question.time_limit_s
 
     @contextmanager
     def own_failure(self) -> Iterator[None]:
@@ -129,7 +80,7 @@ class _Asked:
             self.error = error
 
 
-def _answer(model: "Model", layers: tuple[str, ...], group: Sequence[_Asked]) -> None:
+def _answer(model: Explainable, layers: Layers, group: Sequence[_Asked]) -> None:
     """Add the model's answer to every question of a group, from one trunk pass."""
     try:
         cut = model.cut(layers)
@@ -155,7 +106,7 @@ def _answer(model: "Model", layers: tuple[str, ...], group: Sequence[_Asked]) ->
 
 
 def _explanation(
-    model: "Model",
+    model: Explainable,
     cut: Cut,
     asked: _Asked,
     image: Tensor,
@@ -166,18 +117,18 @@ def _explanation(
 
     Settles the question's target and the classes to contrast it with, if they are still open.
     """
-    options, labels = asked.options, model.card.labels
-    method = METHODS[options.method]
+    question, labels = asked.question, model.card.labels
+    method = question.method
     started = time.perf_counter()
     with torch.inference_mode():
         logits, head_maps = cut.run_head(outputs[cut.layer])
         probabilities = logits[0].softmax(dim=0)
-        top = probabilities.topk(min(options.top_k, len(probabilities))).indices.tolist()
+        top = probabilities.topk(min(question.top_k, len(probabilities))).indices.tolist()
     index = asked.target = top[0] if asked.target is None else asked.target
     if method.versus and not asked.versus:
-        asked.versus = tuple(rivals(logits[0], index))
+        asked.versus = rivals(logits[0], index)
     if index in asked.versus:
-        raise UnknownName(
+        raise OptionClash(
             f"'{labels[index]}' cannot be contrasted with itself: name another class."
         )
     classes = [index]
@@ -187,8 +138,8 @@ def _explanation(
         heat_maps(
             each,
             outputs[each.layer],
-            classes,
-            options.method,
+            [ClassLogit(which) for which in classes],
+            method,
             versus=asked.versus,
             image=image,
             ends_at=asked.ends_at,
@@ -201,34 +152,31 @@ def _explanation(
     def prediction(which: int) -> Prediction:
         return Prediction(which, labels[which], float(probabilities[which]))
 
+    gates = {**outputs, **head_maps} if question.attention else {}
     return Explanation(
-        model=model.name,
+        model=model.card.name,
         photo=asked.photo,
         view=model.card.preprocess.view(*asked.photo.size),
         predictions=tuple(prediction(which) for which in top),
         target=prediction(index),
-        method=options.method,
+        method=question.method_name,
         layer=",".join(each.layer for each in cut.cuts),
         heatmaps=tuple(
             HeatMap(which, labels[which], heat[position]) for position, which in enumerate(classes)
         ),
-        attention=_attention({**outputs, **head_maps}, model.layers) if options.attention else (),
+        attention=_attention(gates, cut.places),
         timing_ms={"trunk": trunk_ms, "head": head_ms},
         versus=tuple(prediction(which) for which in asked.versus),
     )
 
 
-def _attention(maps: Mapping[str, Tensor], blocks: Sequence[str]) -> tuple[BlockAttention, ...]:
-    """One image's gate maps, block by block."""
-
-    def values(name: str) -> Floats | None:
-        if name not in maps:
-            return None
-        value = maps[name][0].float().numpy().copy()
-        return value[:, 0, 0] if name.endswith(".channel") else value[0]
-
-    found = (
-        BlockAttention(block, values(f"{block}.channel"), values(f"{block}.spatial"))
-        for block in blocks
-    )
-    return tuple(item for item in found if item.channel is not None or item.spatial is not None)
+def _attention(
+    maps: Mapping[str, Tensor], places: Mapping[str, Place]
+) -> tuple[BlockAttention, ...]:
+    """One image's gate maps, block by block, in the network's order."""
+    found: dict[str, dict[str, GateMap]] = {}
+    for name, place in places.items():
+        if name in maps:
+            gate = GateMap.of(place.kind, maps[name][0].float().numpy())
+            found.setdefault(place.block, {})[place.kind.name] = gate
+    return tuple(BlockAttention(block, gates) for block, gates in found.items())

@@ -1,5 +1,6 @@
 """What an explanation is: plain values that travel from the engine to pictures, pages and JSON."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cbam import render
+from cbam.attention import Kind
 from cbam.images.preprocess import Box
 
 Floats = NDArray[np.float32]
@@ -34,12 +36,60 @@ class HeatMap:
 
 
 @dataclass(frozen=True)
+class GateMap:
+    """What a gate put out for one photo, along its kind's axes only: (C,), (h, w), (C, h, w) ..."""
+
+    kind: Kind
+    values: Floats
+
+    @classmethod
+    def of(cls, kind: Kind, output: Floats) -> "GateMap":
+        """From a gate's output for one image: (C, h, w), of size 1 along axes that it lacks."""
+        along = tuple(slice(None) if axis in kind.axes else 0 for axis in "CHW")
+        return cls(kind, output[along].copy())
+
+    @property
+    def vector(self) -> Floats | None:
+        """One value a channel (C,), the mean over places if there are any; None without channels.
+
+        What can be drawn as bars.
+        """
+        return self._pooled(*"HW") if "C" in self.kind.axes else None
+
+    @property
+    def plane(self) -> Floats | None:
+        """One value a place (h, w), the mean over channels if there are any; None without places.
+
+        What can be laid over the photo. A side along which the gate does not vary is 1.
+        """
+        if self.kind.axes == "C":
+            return None
+        pooled = self._pooled("C")
+        missing = tuple(at for at, axis in enumerate("HW") if axis not in self.kind.axes)
+        return np.expand_dims(pooled, missing)
+
+    def _pooled(self, *axes: str) -> Floats:
+        """The mean over these axes, where it has them."""
+        gone = tuple(at for at, axis in enumerate(self.kind.axes) if axis in axes)
+        return self.values.mean(axis=gone) if gone else self.values
+
+
+@dataclass(frozen=True)
 class BlockAttention:
-    """The gates of one block: channel (C,) and spatial (h, w), each in (0, 1), or None."""
+    """The gates of one block, by the name of their kind, in the order in which they stand."""
 
     block: str
-    channel: Floats | None
-    spatial: Floats | None
+    gates: Mapping[str, GateMap]
+
+    @property
+    def channel(self) -> Floats | None:
+        """The channel gate's values (C,) in (0, 1), or None."""
+        return self.gates["channel"].values if "channel" in self.gates else None
+
+    @property
+    def spatial(self) -> Floats | None:
+        """The spatial gate's values (h, w) in (0, 1), or None."""
+        return self.gates["spatial"].values if "spatial" in self.gates else None
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,20 @@
-"""CAM formulas from their papers: from a case (one image, one class) to a raw map (1, h, w).
+"""CAM formulas from their papers: from a case (one image, one target) to a raw map (1, h, w).
 
 Every formula asks the head alone (Score-CAM: the trunk too), differentiates with
 `torch.autograd.grad` and sets no hook, so that threads may share the network.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cbam.errors import TooSlow
+from cbam.errors import OptionClash, TooSlow
+from cbam.explain.targets import Against, Ahead, ClassLogit, LogitAndLogProbability, Target, rivals
 from cbam.trace.cut import Cut
-
-Score = Callable[[Tensor], Tensor]  # logits (classes,) -> the number to explain
 
 BATCH_FLOATS = 2**22  # of all activations in one batch: 16 MiB
 BATCH_IMAGES = 16  # a batch of whole images: as in the grad-cam package
@@ -27,7 +26,7 @@ class Case:
 
     cut: Cut
     activation: Tensor  # (1, C, h, w), at the cut
-    index: int  # class to explain
+    target: Target  # what to explain
     versus: tuple[int, ...] = ()  # classes to contrast it with, for methods that do
     image: Tensor | None = None  # (1, 3, H, W), for methods that mask it
     ends_at: float = float("inf")  # on time.monotonic(): methods of many passes give up then
@@ -40,22 +39,28 @@ class Case:
                 "models, an earlier layer with fewer channels, or a cheaper method."
             )
 
-    def gradient(self, score: Score | None = None) -> tuple[Tensor, Tensor]:
-        """Activation and the gradient of a score, by default the class's logit; (1, C, h, w)."""
+    @property
+    def class_index(self) -> int:
+        """The class that is explained. Raises OptionClash if the target is no class's logit."""
+        if not isinstance(self.target, ClassLogit):
+            raise OptionClash("This method explains a class. For other targets choose 'gradcam'.")
+        return self.target.index
+
+    def gradient(self, target: Target | None = None) -> tuple[Tensor, Tensor]:
+        """Activation and the gradient of a target, by default the case's own; (1, C, h, w)."""
         with torch.enable_grad():
             leaf = self.leaf()
             # grad, not backward: the shared parameters collect nothing.
-            (gradient,) = torch.autograd.grad(self.score(leaf, score), leaf)
+            (gradient,) = torch.autograd.grad(self.score(leaf, target), leaf)
         return leaf.detach(), gradient
 
     def leaf(self) -> Tensor:
         """The activation as a tensor of this call's own that collects gradients."""
         return self.activation.clone().requires_grad_()  # out of inference mode
 
-    def score(self, activation: Tensor, score: Score | None = None) -> Tensor:
-        """The number to explain, a scalar, for an activation (1, C, h, w)."""
-        logits = self.cut.run_head(activation)[0][0]
-        return logits[self.index] if score is None else score(logits)
+    def score(self, activations: Tensor, target: Target | None = None) -> Tensor:
+        """The number to explain for each of N activations: (N, C, h, w) -> (N,)."""
+        return (target or self.target)(self.cut.run_head(activations)[0])
 
 
 def gradcam(activation: Tensor, gradient: Tensor) -> Tensor:
@@ -84,48 +89,32 @@ def pooled_gradcam(activation: Tensor, rows: Tensor) -> Tensor:
 
 
 def counterfactual(case: Case) -> Tensor:
-    """Grad-CAM of minus the logit: what speaks against the class, in logits.
+    """Grad-CAM of minus the target: what speaks against it, in logits.
 
     Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391, section 3.3.
     """
-    return gradcam(*case.gradient(lambda logits: -logits[case.index]))
+    return gradcam(*case.gradient(Against(case.target)))
 
 
 def finercam(case: Case) -> Tensor:
     """Grad-CAM of what the class has over its rivals, in logits.
 
-    The score is the mean of y_class - y_rival, weighted by the rivals' probabilities. Finer-CAM,
-    Zhang et al. 2025, https://arxiv.org/abs/2501.11309, with alpha = 1 as in the grad-cam package.
+    Finer-CAM, Zhang et al. 2025, https://arxiv.org/abs/2501.11309; its score is `Ahead`.
     """
-
-    def score(logits: Tensor) -> Tensor:
-        others = list(case.versus) or rivals(logits, case.index)
-        if not others:  # a model of a single class
-            return logits[case.index]
-        share = logits.softmax(dim=0)[others]
-        ahead = logits[case.index] - logits[others]
-        return (share * ahead).sum() / (share.sum() + 1e-9)  # the package's small number, too
-
-    return gradcam(*case.gradient(score))
-
-
-def rivals(logits: Tensor, index: int, count: int = 3) -> list[int]:
-    """The classes whose logits (classes,) are nearest to that of class `index`, nearest first."""
-    distance = (logits.detach() - logits.detach()[index]).abs()
-    distance[index] = -1
-    nearest: list[int] = distance.argsort(stable=True)[1 : count + 1].tolist()
-    return nearest
+    index = case.class_index
+    with torch.inference_mode():
+        logits = case.cut.run_head(case.activation)[0][0]
+    return gradcam(*case.gradient(Ahead(index, case.versus or rivals(logits, index))))
 
 
 def shapleycam(case: Case) -> Tensor:
     """Grad-CAM with a second-order weight: mean of gradient - Hessian times activation / 2.
 
-    The score is the paper's ReST: the logit plus the log-probability. Shapley-CAM, Cai 2025,
-    https://arxiv.org/abs/2501.06261.
+    Shapley-CAM, Cai 2025, https://arxiv.org/abs/2501.06261; its score is LogitAndLogProbability.
     """
     with torch.enable_grad():
         leaf = case.leaf()
-        score = case.score(leaf, lambda y: y[case.index] + y.log_softmax(dim=0)[case.index])
+        score = case.score(leaf, LogitAndLogProbability(case.class_index))
         (gradient,) = torch.autograd.grad(score, leaf, create_graph=True)
         (curvature,) = torch.autograd.grad(gradient, leaf, grad_outputs=leaf.detach())
     return gradcam(leaf.detach(), gradient.detach() - curvature / 2)
@@ -146,7 +135,7 @@ def ablationcam(case: Case) -> Tensor:
             case.go_on()
             ablated = activation.repeat(len(some), 1, 1, 1)
             ablated[torch.arange(len(some)), some] = 0
-            losses[some] = full - case.cut.run_head(ablated)[0][:, case.index]
+            losses[some] = full - case.score(ablated)
         return weighted(activation, (losses / full).unsqueeze(0))
 
 
@@ -173,12 +162,12 @@ def scorecam(case: Case) -> Tensor:
     if case.image is None:
         raise ValueError("Score-CAM masks the image: it cannot do without.")
     with torch.inference_mode():
-        logits: list[Tensor] = []
+        scores: list[Tensor] = []
         for masks in _masks(case.activation[0], case.image.shape[2:]):
             case.go_on()
             activation, _ = case.cut.run_trunk(case.image * masks)
-            logits.append(case.cut.run_head(activation)[0][:, case.index])
-        return weighted(case.activation, torch.cat(logits).softmax(dim=0).unsqueeze(0))
+            scores.append(case.score(activation))
+        return weighted(case.activation, torch.cat(scores).softmax(dim=0).unsqueeze(0))
 
 
 def _masks(activation: Tensor, size: Sequence[int]) -> Iterator[Tensor]:

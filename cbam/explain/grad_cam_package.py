@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cbam.errors import UnknownName
+from cbam.errors import NotAvailable
 from cbam.explain.formulas import Case
 
 
@@ -38,12 +38,12 @@ class _Stub(nn.Module):
 def package() -> Any:
     """The grad-cam package. Only who asks for its methods needs it, and its import takes seconds.
 
-    Raises UnknownName if it cannot be imported.
+    Raises NotAvailable if it cannot be imported.
     """
     try:
         return import_module("pytorch_grad_cam")
     except ImportError as error:  # OpenCV, which it needs, misses a system library
-        raise UnknownName(
+        raise NotAvailable(
             "This method is not to be had here: the grad-cam package cannot be imported "
             f"({error}). 'gradcam' works without it."
         ) from error
@@ -57,7 +57,7 @@ def _map(name: str, case: Case, values: Tensor, gradient: Tensor) -> Tensor:
     image = cam.get_cam_image(
         values,
         stub,
-        [known.utils.model_targets.ClassifierOutputTarget(case.index)],
+        None,  # targets: these methods ask for none, the gradient has them in it
         values.numpy(),
         gradient.numpy(),
         False,

@@ -7,7 +7,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from cbam.errors import UnknownName
 from cbam.explain.formulas import (
     Case,
     ablationcam,
@@ -20,6 +19,7 @@ from cbam.explain.formulas import (
     shapleycam,
 )
 from cbam.explain.grad_cam_package import by_package
+from cbam.explain.targets import ClassLogit, Target
 from cbam.trace.cut import Cut
 
 __all__ = ["METHODS", "Method", "gradcam", "heat_maps", "pooled_gradcam"]
@@ -43,12 +43,14 @@ class Method:
     # All classes' maps (K, h, w) at once, where the head is average pooling and a linear layer.
     pooled: Pooled | None = None
     versus: bool = False  # contrasts the class with others
+    package: str = ""  # its class in the grad-cam package: the oracle of tests and benchmarks
 
 
+GRADCAM = "gradcam"  # the default
 BACKWARD = "one backward pass through the head"
 
 METHODS: dict[str, Method] = {
-    "gradcam": Method(
+    GRADCAM: Method(
         "Grad-CAM",
         "https://arxiv.org/abs/1610.02391",
         "Channels that speak for the class on average, summed and cut off at zero.",
@@ -56,6 +58,7 @@ METHODS: dict[str, Method] = {
         "low",
         lambda case: gradcam(*case.gradient()),
         lambda activation, linear, ks: pooled_gradcam(activation, linear.weight[list(ks)]),
+        package="GradCAM",
     ),
     "hirescam": Method(
         "HiRes-CAM",
@@ -65,6 +68,7 @@ METHODS: dict[str, Method] = {
         "low",
         by_package("HiResCAM"),
         lambda activation, linear, ks: pooled_gradcam(activation, linear.weight[list(ks)]),
+        package="HiResCAM",
     ),
     "elementwise": Method(
         "Grad-CAM element-wise",
@@ -73,6 +77,7 @@ METHODS: dict[str, Method] = {
         BACKWARD,
         "low",
         by_package("GradCAMElementWise"),
+        package="GradCAMElementWise",
     ),
     "gradcam++": Method(
         "Grad-CAM++",
@@ -81,6 +86,7 @@ METHODS: dict[str, Method] = {
         BACKWARD,
         "low",
         by_package("GradCAMPlusPlus"),
+        package="GradCAMPlusPlus",
     ),
     "xgradcam": Method(
         "XGrad-CAM",
@@ -89,6 +95,7 @@ METHODS: dict[str, Method] = {
         BACKWARD,
         "low",
         by_package("XGradCAM"),
+        package="XGradCAM",
     ),
     "layercam": Method(
         "Layer-CAM",
@@ -97,6 +104,7 @@ METHODS: dict[str, Method] = {
         BACKWARD,
         "low",
         by_package("LayerCAM"),
+        package="LayerCAM",
     ),
     "shapleycam": Method(
         "Shapley-CAM",
@@ -105,6 +113,7 @@ METHODS: dict[str, Method] = {
         "two backward passes through the head",
         "low",
         shapleycam,
+        package="ShapleyCAM",
     ),
     "finercam": Method(
         "Finer-CAM",
@@ -114,6 +123,7 @@ METHODS: dict[str, Method] = {
         "low",
         finercam,
         versus=True,
+        package="FinerCAM",
     ),
     "counterfactual": Method(
         "Counterfactual Grad-CAM",
@@ -132,6 +142,7 @@ METHODS: dict[str, Method] = {
         "medium",
         ablationcam,
         pooled_ablationcam,
+        package="AblationCAM",
     ),
     "scorecam": Method(
         "Score-CAM",
@@ -140,6 +151,7 @@ METHODS: dict[str, Method] = {
         "one pass through the whole network for each channel: hundreds of times a plain answer",
         "high",
         scorecam,
+        package="ScoreCAM",
     ),
     "eigencam": Method(
         "Eigen-CAM",
@@ -148,6 +160,7 @@ METHODS: dict[str, Method] = {
         "a singular value decomposition",
         "low",
         by_package("EigenCAM", gradient=False),
+        package="EigenCAM",
     ),
     "eigengradcam": Method(
         "Eigen-Grad-CAM",
@@ -156,6 +169,7 @@ METHODS: dict[str, Method] = {
         f"{BACKWARD} and a singular value decomposition",
         "low",
         by_package("EigenGradCAM"),
+        package="EigenGradCAM",
     ),
     "kpcacam": Method(
         "KPCA-CAM",
@@ -164,6 +178,7 @@ METHODS: dict[str, Method] = {
         "a principal component of all pairs of cells",
         "low",
         by_package("KPCA_CAM", gradient=False),
+        package="KPCA_CAM",
     ),
     "randomcam": Method(
         "Random-CAM",
@@ -172,6 +187,7 @@ METHODS: dict[str, Method] = {
         "nothing",
         "low",
         by_package("RandomCAM", gradient=False),
+        package="RandomCAM",
     ),
 }
 
@@ -179,24 +195,22 @@ METHODS: dict[str, Method] = {
 def heat_maps(
     cut: Cut,
     activation: Tensor,
-    classes: Sequence[int],
-    method: str = "gradcam",
+    targets: Sequence[Target],
+    method: Method = METHODS[GRADCAM],
     *,
     versus: Sequence[int] = (),
     image: Tensor | None = None,
     ends_at: float = float("inf"),
 ) -> Tensor:
-    """One image's raw maps for `classes`: activation (1, C, h, w) -> (len(classes), h, w).
+    """One image's raw maps for `targets`: activation (1, C, h, w) -> (len(targets), h, w).
 
     Values are in logits for Grad-CAM, in the method's own scale otherwise; negative evidence is cut
     off at zero, and a map with no positive evidence is zero everywhere. `versus` are the classes
     that Finer-CAM contrasts with, `image` (1, 3, H, W) is what Score-CAM masks;
-    methods of many passes give up at `ends_at` on time.monotonic(). Raises UnknownName, TooSlow.
+    methods of many passes give up at `ends_at` on time.monotonic(). Raises TooSlow, OptionClash.
     """
-    if method not in METHODS:
-        raise UnknownName.of("CAM method", method, METHODS)
-    chosen = METHODS[method]
-    if chosen.pooled is not None and cut.pooled_linear is not None:
-        return chosen.pooled(activation, cut.pooled_linear, classes)
-    cases = (Case(cut, activation, index, tuple(versus), image, ends_at) for index in classes)
-    return torch.cat([chosen.run(case) for case in cases])
+    classes = [target.index for target in targets if isinstance(target, ClassLogit)]
+    if method.pooled and cut.pooled_linear is not None and len(classes) == len(targets):
+        return method.pooled(activation, cut.pooled_linear, classes)
+    cases = (Case(cut, activation, target, tuple(versus), image, ends_at) for target in targets)
+    return torch.cat([method.run(case) for case in cases])

@@ -6,15 +6,16 @@ gates behind the cut. Nothing is stored on a module, so any number of threads ma
 """
 
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from cbam.attention import GATES
-from cbam.errors import UnknownName
+from cbam.attention import Gate, Kind
+from cbam.backbones import blocks
+from cbam.errors import CannotCut, UnknownName
 
 # "layer1.0.channel" -> (N, C, 1, 1), "layer1.0.spatial" -> (N, 1, h, w); of a cut that passes
 # further layers, "layer3.1" -> that layer's activation (N, C, h, w), too
@@ -43,16 +44,25 @@ class _Tracer(fx.Tracer):
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a gate stands, and what kind it is."""
+
+    block: str
+    kind: Kind
+
+
+@dataclass(frozen=True)
 class Cut:
     """A network as trunk and head, which share its parameters and its mode."""
 
     layer: str
     trunk: nn.Module  # images (N, 3, H, W) -> (activation (N, C, h, w), *maps, *passed ones')
-    head: nn.Module  # activation -> (logits (N, classes), *maps)
+    head: Callable[[Tensor], tuple[Any, ...]]  # activation -> (outputs, *maps)
     trunk_gates: tuple[str, ...]
     head_gates: tuple[str, ...]
     pooled_linear: nn.Linear | None  # set where the head is just average pooling and this layer
     passed: tuple["Cut", ...] = ()  # cuts at earlier layers, whose activations come out as well
+    places: Mapping[str, Place] = field(default_factory=dict)  # of each gate of trunk and head
 
     @property
     def cuts(self) -> tuple["Cut", ...]:
@@ -69,20 +79,21 @@ class Cut:
         names = (*self.trunk_gates, *(cut.layer for cut in self.passed))
         return activation, dict(zip(names, maps, strict=True))
 
-    def run_head(self, activation: Tensor) -> tuple[Tensor, Maps]:
-        """Activation (N, C, h, w) -> logits (N, classes) and the gate maps behind it.
+    def run_head(self, activation: Tensor) -> tuple[Any, Maps]:
+        """Activation (N, C, h, w) -> outputs and the gate maps behind it.
 
-        Differentiable in the activation if that requires a gradient.
+        A classifier's outputs are logits (N, classes). Differentiable in the activation if that
+        requires a gradient.
         """
-        logits, *maps = self.head(activation)
-        return logits, dict(zip(self.head_gates, maps, strict=True))
+        outputs, *maps = self.head(activation)
+        return outputs, dict(zip(self.head_gates, maps, strict=True))
 
 
 def cut_at(network: nn.Module, layer: str | Sequence[str]) -> Cut:
     """Cut `network` behind the module named `layer`. The network itself is left as it is.
 
     Of several layers, the last in the network is where it is cut; the others are `passed`. Raises
-    UnknownName if there is no such module, or if a path leads around its output.
+    UnknownName if there is no such module, CannotCut if a path leads around its output.
     """
     tracer = _Tracer()
     with _TRACING:
@@ -90,7 +101,7 @@ def cut_at(network: nn.Module, layer: str | Sequence[str]) -> Cut:
     layers = [layer] if isinstance(layer, str) else list(dict.fromkeys(layer))
     for name in layers:
         if name not in tracer.outputs:
-            raise UnknownName.of("layer", name, [known for known in tracer.outputs if known])
+            raise UnknownName.of("layer", name, filter(None, tracer.outputs))
     order = {node: position for position, node in enumerate(graph.nodes)}
     *earlier, last = sorted(layers, key=lambda name: order[tracer.outputs[name]])
     passed = [_cut(network, graph, tracer.outputs, name) for name in earlier]
@@ -104,13 +115,16 @@ def _cut(
     layer: str,
     passed: Sequence[Cut] = (),
 ) -> Cut:
-    """The traced network in two, behind the output of `layer`. Raises UnknownName."""
+    """The traced network in two, behind the output of `layer`. Raises CannotCut."""
     cut = outputs[layer]
-    gates = {
-        _gate_name(path, GATES[type(module)]): outputs[path]
-        for path, module in network.named_modules()
-        if type(module) in GATES
-    }
+    gates: dict[str, fx.Node] = {}
+    places: dict[str, Place] = {}
+    for path, module in network.named_modules():
+        if isinstance(module, Gate) and path in outputs:
+            place = Place(_block_of(path, network), module.kind)
+            name = f"{place.block}.{place.kind.name}"
+            name = path if name in gates else name  # a second one of its kind in one block
+            gates[name], places[name] = outputs[path], place
     before = _ancestors(cut)
     trunk_gates = {name: node for name, node in gates.items() if node in before}
     head_gates = {name: node for name, node in gates.items() if node not in before}
@@ -119,7 +133,7 @@ def _cut(
     logits = next(node for node in graph.nodes if node.op == "output").args[0]
     head = _subgraph(network, graph, cut, [logits, *head_gates.values()])
     if head is None or trunk is None:
-        raise UnknownName(
+        raise CannotCut(
             f"Layer '{layer}' is no place to cut: a path from the image leads around it. "
             "Choose the output of a whole block."
         )
@@ -131,13 +145,14 @@ def _cut(
         tuple(head_gates),
         _pooled_linear(head),
         tuple(passed),
+        places,
     )
 
 
-def _gate_name(path: str, kind: str) -> str:
-    """`layer1.0.attention.channel`, a channel gate -> `layer1.0.channel`."""
-    block = path.split(".attention", 1)[0]
-    return f"{block}.{kind}"
+def _block_of(path: str, network: nn.Module) -> str:
+    """The block that holds a gate; of a network that names none, the module around the gate."""
+    holders = [block for block in blocks(network) if path.startswith(f"{block}.")]
+    return holders[-1] if holders else path.rpartition(".")[0]
 
 
 def _ancestors(node: fx.Node) -> set[fx.Node]:

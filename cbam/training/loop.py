@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
 
-from cbam.attention import GATES
+from cbam.attention import Gate
 from cbam.backbones import build
 from cbam.training.data import InMemory, Stacked, batches, normalise
 from cbam.training.recipe import Recipe
@@ -151,7 +151,7 @@ def _compiled(plain: nn.Module, network: nn.Module, device: torch.device) -> nn.
     """
     dynamo.config.recompile_limit = 128  # modules of one class share it: blocks x image sizes
     for module in plain.modules():
-        if any(isinstance(part, tuple(GATES)) for part in module.children()):
+        if any(isinstance(part, Gate) for part in module.children()):
             exact = _in_float32(module.forward)
             on_cpu = device.type == "cpu"
             module.forward = torch.compile(exact, dynamic=False) if on_cpu else exact

@@ -1,0 +1,109 @@
+"""What is asked: options as a caller gives them, resolved once into a question about models."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from cbam.cards.card import Card
+from cbam.errors import OptionClash, UnknownName
+from cbam.explain.methods import GRADCAM, METHODS, Method
+from cbam.trace.cut import Cut
+
+Layers = tuple[str, ...]  # blocks of one model, in its network's order, each once
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to explain, and how. The defaults are those of the page, the API and the library."""
+
+    target: int | str | None = None  # class index or label; None: the (first) model's top class
+    method: str = GRADCAM
+    layer: str | Sequence[str] | None = None  # or several, "layer3.1,layer4.1"; None: the last
+    top_k: int = 5  # predictions, and heat maps where they come free
+    attention: bool = True  # gate maps too
+    versus: int | str | None = None  # for Finer-CAM: class to contrast with; None: the closest
+    time_limit_s: float | None = None  # for methods of many passes; then TooSlow
+
+
+DEFAULTS = Options()
+
+
+class Explainable(Protocol):
+    """What a question needs of a model."""
+
+    @property
+    def card(self) -> Card: ...
+
+    @property
+    def layers(self) -> Sequence[str]: ...
+
+    def cut(self, layers: Layers) -> Cut:
+        """The network cut behind the last of these blocks."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """Options with every name resolved: whatever has one need not check it again."""
+
+    models: tuple[Explainable, ...]
+    layers: tuple[Layers, ...]  # of each model
+    method: Method
+    method_name: str
+    target: int | None  # None: the first model's top class
+    versus: tuple[int, ...]  # empty: the classes that come closest, for methods that contrast
+    top_k: int
+    attention: bool
+    time_limit_s: float
+
+
+def resolve(models: Sequence[Explainable], options: Options = DEFAULTS) -> Question:
+    """The question that these options mean, of models that know the same classes.
+
+    Raises UnknownName for a method, layer or class that there is not, OptionClash for models of
+    different classes and for `versus` with a method that does not contrast.
+    """
+    if options.method not in METHODS:
+        raise UnknownName.of("CAM method", options.method, METHODS)
+    method, card = METHODS[options.method], models[0].card
+    for model in models:
+        if model.card.labels != card.labels:
+            raise OptionClash(
+                f"'{card.name}' and '{model.card.name}' know different classes, so no class can be "
+                "explained for both. Compare models of one family."
+            )
+    if options.versus is not None and not method.versus:
+        able = ", ".join(name for name, each in METHODS.items() if each.versus)
+        raise OptionClash(
+            f"Method '{options.method}' explains a class by itself. To contrast it with "
+            f"'{str(options.versus)[:80]}', choose the method {able}."
+        )
+    target = None if options.target is None else card.class_index(options.target)
+    versus = () if options.versus is None else (card.class_index(options.versus),)
+    if target is not None and target in versus:
+        raise OptionClash(
+            f"'{card.labels[target]}' cannot be contrasted with itself: name another class."
+        )
+    return Question(
+        tuple(models),
+        tuple(chosen_layers(model, options.layer) for model in models),
+        method,
+        options.method,
+        target,
+        versus,
+        options.top_k,
+        options.attention,
+        float("inf") if options.time_limit_s is None else options.time_limit_s,
+    )
+
+
+def chosen_layers(model: Explainable, layer: str | Sequence[str] | None) -> Layers:
+    """The layers meant by a name, several, or several in one string with commas between.
+
+    In the network's order, each once; none: the last block. Raises UnknownName.
+    """
+    given = [layer] if isinstance(layer, str) else layer or []
+    names = [name.strip() for each in given for name in each.split(",") if name.strip()]
+    for name in names:
+        if name not in model.layers:
+            raise UnknownName.of(f"layer of '{model.card.name}'", name, model.layers)
+    return tuple(name for name in model.layers if name in names) or (model.layers[-1],)
