@@ -23,38 +23,41 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="CBAM_LENS_", frozen=True)
 
-    models_folder: Path | None = None  # folders with a card.toml; None: the bundled models
-    family: str = ""  # the default family; empty: the first one there is
-    max_upload_mb: float = Field(10, gt=0)  # whole body, MiB; a phone's photo has 3 to 8
-    max_megapixels: float = Field(40, gt=0)  # 120 MB once decoded
-    max_held_megapixels: float = Field(160, gt=0)  # of all decoded photos that wait; then a 503
-    max_side_px: int = Field(16_384, gt=0)  # a strip of one pixel's height is no photo
-    max_fields: int = Field(16, gt=0)  # form fields beside the photo
-    max_field_kb: int = Field(4, gt=0)  # size of one of them, KiB
-    header_timeout_s: float = Field(10, gt=0)  # for a request's head to arrive, or anything at all
-    upload_timeout_s: float = Field(60, gt=0)  # for the whole body to arrive
-    send_timeout_s: float = Field(60, gt=0)  # without a byte taken of an answer; then it is cut
-    keep_alive_s: int = Field(5, gt=0)  # for the next request on a connection
-    max_connections: int = Field(512, gt=0)  # open at once; an open file each, often 1,024 in all
-    drain_s: int = Field(20, gt=0)  # after SIGTERM, for what runs to finish; then it is cut
-    drain_delay_s: float = Field(0, ge=0)  # before that: /readyz says 503, requests are answered
-    queue_length: int = Field(32, gt=0)  # requests that wait for the model; more get a 503
-    retry_after_s: int = Field(1, gt=0)  # what such a 503 advises
-    inference_timeout_s: float = Field(30, gt=0)  # from the queue to the answer; then a 504
-    backend: str = "eager"  # what runs the networks: a name of cbam.backends.choose, or auto
-    batch: int = Field(8, gt=0)  # questions that share a pass; more hardly pay on a CPU
-    batch_wait_ms: float = Field(0, ge=0, le=1000)  # between batches, for more; 5 helps a GPU
-    model_threads: int = Field(0, ge=0)  # CPU threads of one pass; 0: what the container was given
-    decode_threads: int = Field(2, gt=0)  # decoding and encoding pictures, beside the model
-    top_k_max: int = Field(20, gt=0)  # predictions and free heat maps an answer may hold
-    log_style: Literal["plain", "json", "off"] = "plain"  # a line a request; off: none of ours
-    root_path: str = ""  # where a proxy mounts the app: /lens; no name of ours, such as /api
-    trusted_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = ()  # lens.org,
-    # *.lens.org: the names in Host that are answered, others get a 400; empty: any
-    forwarded_allow_ips: str = "127.0.0.1"  # proxies, comma-separated, whose X-Forwarded-* counts
-    rate_limit: str = ""  # questions for each client: 60/minute, as so many at once; empty: any
-    api_keys: Annotated[tuple[Key, ...], NoDecode, BeforeValidator(_words)] = ()  # comma-separated,
-    # of 32 characters or more: questions need one of them; empty: they do not
+    models_folder: Path | None = None  # folder with a folder for each model; empty: bundled models
+    family: str = ""  # the family asked by default; empty: the one that knows the most classes
+    max_upload_mb: float = Field(10, gt=0)  # largest request body, MiB; a phone's photo has 3 to 8
+    max_megapixels: float = Field(40, gt=0)  # largest photo; 40 megapixels take 160 MB once decoded
+    max_held_megapixels: float = Field(160, gt=0)  # all decoded photos together; more get a 503
+    max_side_px: int = Field(16_384, gt=0)  # longest side of a photo; stops extremely long strips
+    max_fields: int = Field(16, gt=0)  # most form fields beside the photo
+    max_field_kb: int = Field(4, gt=0)  # largest form field in KiB
+    header_timeout_s: float = Field(10, gt=0)  # time for a request's headers to arrive
+    upload_timeout_s: float = Field(60, gt=0)  # time for the whole body to arrive; then a 408
+    # close the connection if the client reads nothing for this long
+    send_timeout_s: float = Field(60, gt=0)
+    keep_alive_s: int = Field(5, gt=0)  # close a connection that is idle this long between requests
+    # most open connections; each is an open file, of which systems often allow 1,024
+    max_connections: int = Field(512, gt=0)
+    drain_s: int = Field(20, gt=0)  # time for running requests to finish after SIGTERM
+    drain_delay_s: float = Field(0, ge=0)  # before that, keep answering while /readyz says 503
+    queue_length: int = Field(32, gt=0)  # most requests that wait for the models; more get a 503
+    retry_after_s: int = Field(1, gt=0)  # seconds to wait that a 503 names in Retry-After
+    inference_timeout_s: float = Field(30, gt=0)  # longest time from queue to answer; then a 504
+    backend: str = "eager"  # what runs the networks: a name in BACKENDS, or auto for the fastest
+    batch: int = Field(8, gt=0)  # most requests that share one pass; more than 8 hardly helps a CPU
+    batch_wait_ms: float = Field(0, ge=0, le=1000)  # time to wait for a fuller batch; 5 helps a GPU
+    model_threads: int = Field(0, ge=0)  # CPU threads for one pass; 0: all that the container has
+    decode_threads: int = Field(2, gt=0)  # threads that decode and encode pictures
+    top_k_max: int = Field(20, gt=0)  # largest top_k that a request may ask for
+    log_style: Literal["plain", "json", "off"] = "plain"  # one line per request; off: uvicorn's own
+    root_path: str = ""  # where a proxy mounts the service, such as /lens; not a path like /api
+    # values of Host to answer, such as lens.org, *.lens.org; others get a 400; empty: all
+    trusted_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = ()
+    forwarded_allow_ips: str = "127.0.0.1"  # proxies (comma-separated) whose X-Forwarded-* we trust
+    # requests per client, for example 60/minute, which is also the largest burst; empty: unlimited
+    rate_limit: str = ""
+    # keys of 32 characters or more, comma-separated; questions need one of them; empty: none needed
+    api_keys: Annotated[tuple[Key, ...], NoDecode, BeforeValidator(_words)] = ()
 
     @field_validator("rate_limit")
     @classmethod
