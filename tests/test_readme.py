@@ -1,15 +1,18 @@
 """The README and the documentation say what is so."""
 
 import re
+import shutil
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 import cbam
 from app.cli.main import app
 from app.main import create_app
+from app.routes.answers import Map
 from app.settings import Settings
 from cbam.backends.choose import BACKENDS
 
@@ -141,3 +144,30 @@ def test_every_route_and_option_of_the_api_is_described() -> None:
     _, _, further = DOCS["rest"].partition("`heatmap` also takes")
     for name in options("heatmap") - options("explain"):
         assert f"`{name}`" in further.split("\n\n")[0]
+
+
+def examples(text: str) -> str:
+    """A page's blocks of Python, one after the other."""
+    return "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+
+
+@pytest.mark.parametrize("page", ["README", "library"])
+def test_the_examples_in_python_run(
+    page: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copy(ROOT / "static" / "gallery" / "koala.jpg", tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(examples({**DOCS, "README": README}[page]), page, "exec"), {})
+    assert "Prediction(index=" in capsys.readouterr().out
+    assert (tmp_path / "out.png").is_file()
+
+
+def test_the_example_for_clients_gets_a_maps_values_back() -> None:
+    values = np.linspace(-1, 3, 12, dtype=np.float32).reshape(3, 4)
+    sent = {"results": [{"heatmaps": [{"map": Map.of(values).model_dump()}]}]}
+    names: dict[str, object] = {"answer": sent}
+    exec(compile(examples(DOCS["rest"]), "rest", "exec"), names)
+    assert names["values"] == pytest.approx(values, abs=4 / 255)
