@@ -524,19 +524,38 @@ def test_everything_that_the_pages_load_is_here(client: TestClient, jpeg: bytes)
             assert client.get(address).status_code == 200, address
 
 
-def test_every_module_and_picture_that_scripts_and_styles_name_is_here() -> None:
+def test_every_module_sheet_and_picture_that_scripts_and_styles_name_is_here() -> None:
     static = bundled("static")
-    scripts = list(static.glob("js/*.js"))
-    assert scripts
+    scripts = list(static.rglob("*.js"))
+    named = {static / "js" / "site.js", static / "js" / "views" / "docs.js"}  # by the templates
     for script in scripts:
         text = script.read_text(encoding="utf-8")
         for name in re.findall(r'(?:from|import) "([^"]+)"', text):
-            assert name.startswith("./"), f"{script.name} imports {name}"
-            assert (script.parent / name).is_file(), f"{script.name} imports {name}"
+            assert name.startswith(("./", "../")), f"{script.name} imports {name}"
+            named.add((script.parent / name).resolve())
         assert not re.search(r"""["'`]/(api|static|docs)""", text), "breaks behind a prefix"
-    for sheet in static.glob("css/*.css"):
-        for name in re.findall(r"url\(['\"]?([^'\")]+)", sheet.read_text(encoding="utf-8")):
+    assert named == set(scripts)
+    sheets = list(static.rglob("*.css"))
+    named = {static / "css" / "site.css"}
+    for sheet in sheets:
+        text = sheet.read_text(encoding="utf-8")
+        named |= {sheet.parent / name for name in re.findall(r'@import "([^"]+)"', text)}
+        for name in re.findall(r"url\(['\"]?([^'\")]+)", text):
             assert name.startswith(("data:", "#")) or (sheet.parent / name).is_file()
+    assert named == set(sheets)
+
+
+def test_dark_mode_changes_the_raw_values_only() -> None:
+    for sheet in bundled("static").rglob("*.css"):
+        text = sheet.read_text(encoding="utf-8")
+        if sheet.name != "values.css":
+            assert "prefers-color-scheme" not in text, sheet.name
+            assert not re.search(r"--[\w-]+:\s", text), f"{sheet.name} makes up a value"
+            continue
+        raw, dark, roles = re.split(r"@media \(prefers-color-scheme: dark\)|/\* Components", text)
+        values = set(re.findall(r"(--[\w-]+):", raw))
+        assert set(re.findall(r"(--[\w-]+):", dark)) < values
+        assert not values & set(re.findall(r"(--[\w-]+):", roles))
 
 
 def test_the_documentation_reads_the_description_of_this_server(client: TestClient) -> None:

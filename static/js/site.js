@@ -1,9 +1,9 @@
 // Every custom element of the page. The page works without them; each only adds to what the server rendered.
 
-import "./heat-map.js";
-import "./gate-map.js";
-import "./gate-bars.js";
-import "./gate-row.js";
-import "./compare-view.js";
-import "./copy-text.js";
-import "./photo-form.js";
+import "./elements/heat-map.js";
+import "./elements/gate-map.js";
+import "./elements/gate-bars.js";
+import "./elements/gate-row.js";
+import "./views/compare-view.js";
+import "./elements/copy-text.js";
+import "./elements/photo-form.js";

@@ -6,7 +6,7 @@
 // that class in every column if its maps are all here; otherwise the button submits its form, as it
 // does without scripts. Fires "target-change" ({detail: label}) when it was done here.
 
-import { halfShare } from "./maps.js";
+import { halfShare } from "../lib/maps.js";
 
 let kept = {}; // the reader's choices outlive one answer
 

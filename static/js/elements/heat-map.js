@@ -10,7 +10,7 @@
 //   top        the raw value painted hottest (the map's own maximum)
 //   reference  the <heat-map> that "difference" subtracts
 
-import { colours, enlarged, hottest, painted, photo, readMap, role } from "./maps.js";
+import { colours, enlarged, hottest, painted, photo, readMap, role } from "../lib/maps.js";
 
 const LONGEST_PX = 800;
 

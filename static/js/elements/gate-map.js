@@ -3,7 +3,7 @@
 //
 // A spatial gate over the faded, grey view of the photo, from its least value to its greatest.
 
-import { colours, enlarged, painted, photo, readMap } from "./maps.js";
+import { colours, enlarged, painted, photo, readMap } from "../lib/maps.js";
 
 const LONGEST_PX = 480;
 
