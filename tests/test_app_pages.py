@@ -530,6 +530,7 @@ def test_every_module_sheet_and_picture_that_scripts_and_styles_name_is_here() -
     named = {static / "js" / "site.js", static / "js" / "views" / "docs.js"}  # by the templates
     for script in scripts:
         text = script.read_text(encoding="utf-8")
+        assert text.startswith("// @ts-check\n"), f"{script.name} is not type-checked"
         for name in re.findall(r'(?:from|import) "([^"]+)"', text):
             assert name.startswith(("./", "../")), f"{script.name} imports {name}"
             named.add((script.parent / name).resolve())

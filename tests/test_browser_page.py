@@ -293,6 +293,20 @@ def test_the_opacity_slider_changes_every_picture(visit: Visit, jpeg: bytes, ser
     assert differ(before, paintings(page)) == [False, False, False]
 
 
+def test_the_opacity_stays_when_another_view_comes_between(visit: Visit, jpeg: bytes) -> None:
+    page = visit()
+    upload(page, jpeg)
+    page.locator("input[name=opacity]").fill("0.3")
+    before = paintings(page)
+    show(page, "view", "map")
+    show(page, "view", "overlay")
+    assert differ(before, paintings(page)) == [False, False, False]
+    show(page, "view", "map")
+    upload(page, encoded(photo(seed=5)))
+    show(page, "view", "overlay")
+    expect(page.locator("input[name=opacity]")).to_have_value("0.3")
+
+
 def test_one_scale_for_all_pales_all_but_the_hottest_column(
     visit: Visit, jpeg: bytes, server: str
 ) -> None:

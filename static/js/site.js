@@ -1,3 +1,4 @@
+// @ts-check
 // Every custom element of the page. The page works without them; each only adds to what the server rendered.
 
 import "./elements/heat-map.js";

@@ -1,15 +1,19 @@
-// <copy-text> <pre>curl http://127.0.0.1:8000/…</pre> <button type="button" hidden>Copy</button> </copy-text>
+// @ts-check
+// <copy-text> <pre><code>curl http://127.0.0.1:8000/…</code></pre> <button type="button" hidden>Copy</button> </copy-text>
 //
 // Names the address that the page came from, and copies the text.
 
+import { one } from "../lib/dom.js";
+
 class CopyText extends HTMLElement {
   connectedCallback() {
-    const text = this.querySelector("pre code");
-    const button = this.querySelector("button");
-    text.textContent = text.textContent.replace("http://127.0.0.1:8000", location.origin);
+    const code = one(this, "pre code", HTMLElement);
+    const button = one(this, "button", HTMLButtonElement);
+    const text = (code.textContent ?? "").replace("http://127.0.0.1:8000", location.origin);
+    code.textContent = text;
     button.hidden = !navigator.clipboard; // only over https or on localhost
     button.addEventListener("click", async () => {
-      await navigator.clipboard.writeText(text.textContent);
+      await navigator.clipboard.writeText(text);
       button.textContent = "Copied";
     });
   }

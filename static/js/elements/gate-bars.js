@@ -1,4 +1,5 @@
-// <gate-bars data-values="0.41 0.63 …" [sorted]>server's picture</gate-bars>
+// @ts-check
+// <gate-bars data-values="0.41 0.63 …" data-label="Channel gate of …" [sorted]>server's picture</gate-bars>
 //
 // A channel gate as bars between 0 and 1, in channel order or sorted; the line is 0.5.
 
@@ -8,16 +9,15 @@ class GateBars extends HTMLElement {
   static observedAttributes = ["sorted"];
 
   get values() {
-    return this.dataset.values.split(" ").map(Number);
+    return (this.dataset.values ?? "").split(" ").map(Number);
   }
 
   connectedCallback() {
-    const label = this.querySelector("[alt]")?.alt ?? this.firstElementChild?.ariaLabel;
     const svg = document.createElementNS(SVG, "svg");
     svg.setAttribute("viewBox", `0 0 ${this.values.length} 1`);
     svg.setAttribute("preserveAspectRatio", "none");
     svg.setAttribute("role", "img");
-    svg.setAttribute("aria-label", label ?? "Channel gate");
+    svg.setAttribute("aria-label", this.dataset.label ?? "Channel gate");
     svg.append(document.createElementNS(SVG, "path"), document.createElementNS(SVG, "path"));
     this.replaceChildren(svg);
     this.#draw();

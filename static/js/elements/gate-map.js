@@ -1,20 +1,24 @@
+// @ts-check
 // <gate-map data-map='MAP' data-view='{x0, y0, x1, y1}' data-size='[width, height]'
-//           data-photo="id of the <img>">server's picture</gate-map>
+//           data-label="Spatial gate of …" data-photo="id of the <img>">server's picture</gate-map>
 //
 // A spatial gate over the faded, grey view of the photo, from its least value to its greatest.
 
-import { colours, enlarged, painted, photo, readMap } from "../lib/maps.js";
+import { json } from "../lib/dom.js";
+import { colours, enlarged, painted, pencil, photo, readMap } from "../lib/maps.js";
+
+/** @import { MapMessage, Size, View } from "../lib/maps.js" */
 
 const LONGEST_PX = 480;
 
-class GateMap extends HTMLElement {
+export class GateMap extends HTMLElement {
   get map() {
-    return readMap(JSON.parse(this.dataset.map));
+    return readMap(/** @type {MapMessage} */ (json(this, "map")));
   }
 
   async connectedCallback() {
-    const { x0, y0, x1, y1 } = JSON.parse(this.dataset.view);
-    const [photoWidth, photoHeight] = JSON.parse(this.dataset.size);
+    const { x0, y0, x1, y1 } = /** @type {View} */ (json(this, "view"));
+    const [photoWidth, photoHeight] = /** @type {Size} */ (json(this, "size"));
     const scale = LONGEST_PX / Math.max(x1 - x0, y1 - y0);
     const width = Math.max(1, Math.round((x1 - x0) * scale));
     const height = Math.max(1, Math.round((y1 - y0) * scale));
@@ -22,9 +26,9 @@ class GateMap extends HTMLElement {
     const canvas = document.createElement("canvas");
     Object.assign(canvas, { width, height });
     canvas.setAttribute("role", "img");
-    canvas.setAttribute("aria-label", this.querySelector("[alt]")?.alt ?? "Spatial gate over the photo");
-    const context = canvas.getContext("2d");
-    const image = await photo(this.dataset.photo);
+    canvas.setAttribute("aria-label", this.dataset.label ?? "Spatial gate over the photo");
+    const context = pencil(canvas);
+    const image = await photo(this.dataset.photo ?? "");
     context.drawImage(image, -x0 * scale, -y0 * scale, photoWidth * scale, photoHeight * scale);
     // The server's mixture: 35 % grey photo, 65 % colour of the gate.
     context.globalCompositeOperation = "saturation";
@@ -36,6 +40,10 @@ class GateMap extends HTMLElement {
     this.replaceChildren(canvas);
   }
 
+  /**
+   * @param {number} width
+   * @param {number} height
+   */
   #coloured(width, height) {
     const map = this.map;
     const values = enlarged(map, width, height);

@@ -1,8 +1,12 @@
+// @ts-check
 // <photo-form data-max-mb="10" data-formats="JPEG, PNG, WebP"> <form id="photo-form"> … </form> </photo-form>
 //
 // The form without a reload: takes a photo that is picked, dropped or pasted anywhere on the page, or
 // one of the gallery, asks the server for the page as the form alone would, and puts that page's
 // answer in place. A gallery photo's answer is kept in the address, so that it can be shared.
+
+import { all, field, one } from "../lib/dom.js";
+import { onTarget } from "../lib/events.js";
 
 const MIB = 2 ** 20;
 
@@ -12,25 +16,44 @@ class PhotoForm extends HTMLElement {
   #request = new AbortController();
 
   connectedCallback() {
-    this.form = this.querySelector("form");
-    this.file = this.form.elements.image;
-    this.status = this.querySelector("#status");
-    this.bar = this.querySelector("progress");
-    this.answer = document.getElementById("answer");
-
     document.addEventListener("submit", (event) => this.#onSubmit(event));
-    this.file.addEventListener("change", () => this.#takeFile(this.file.files[0]));
-    this.form.addEventListener("change", ({ target }) => this.#onOption(target));
+    this.#file.addEventListener("change", () => this.#takeFile(this.#file.files?.[0]));
+    this.#form.addEventListener("change", ({ target }) => this.#onOption(target));
     document.addEventListener("paste", ({ clipboardData }) => this.#takeFiles(clipboardData));
-    document.addEventListener("target-change", ({ detail }) => this.#onTarget(detail));
+    onTarget((label) => this.#onTarget(label));
     this.#listenForDrops();
     this.#resume();
     this.#offerVersus();
   }
 
+  get #form() {
+    return one(this, "form", HTMLFormElement);
+  }
+
+  get #file() {
+    return one(this.#form, "[name=image]", HTMLInputElement);
+  }
+
+  get #method() {
+    return one(this.#form, "[name=method]", HTMLSelectElement);
+  }
+
+  /** The class to contrast with; not there if no method contrasts. */
+  get #versus() {
+    return field(this.#form, "versus", HTMLSelectElement);
+  }
+
+  get #status() {
+    return one(this, "#status", HTMLElement);
+  }
+
+  get #answer() {
+    return one(document, "#answer", HTMLElement);
+  }
+
   #listenForDrops() {
-    const dragging = (on) => document.documentElement.toggleAttribute("data-dragging", on);
-    const hasFile = ({ dataTransfer }) => dataTransfer?.types.includes("Files");
+    const dragging = (/** @type {boolean} */ on) => document.documentElement.toggleAttribute("data-dragging", on);
+    const hasFile = (/** @type {DragEvent} */ { dataTransfer }) => dataTransfer?.types.includes("Files");
     document.addEventListener("dragover", (event) => {
       if (!hasFile(event)) return;
       event.preventDefault(); // or the browser would leave the page for the file
@@ -54,64 +77,76 @@ class PhotoForm extends HTMLElement {
     this.#photo = result?.dataset.photo || asked.get("photo") || "";
     this.#target = asked.get("target") ?? "";
     for (const name of ["method", "layer", "versus"]) {
-      const field = this.form.elements[name];
-      if (!field) continue;
-      if (asked.has(name)) field.value = asked.get(name);
-      if (field.selectedIndex === -1) field.selectedIndex = 0; // no such method: the usual one
+      const choice = field(this.#form, name, HTMLSelectElement);
+      if (!choice) continue;
+      choice.value = asked.get(name) ?? choice.value;
+      if (choice.selectedIndex === -1) choice.selectedIndex = 0; // no such method: the usual one
     }
     if (this.#photo && !result && !document.getElementById("error")) this.#ask();
   }
 
+  /** @param {SubmitEvent} event */
   #onSubmit(event) {
-    if (!["photo-form", "retarget-form"].includes(event.target.id)) return;
+    const { target: form, submitter } = event;
+    if (!(form instanceof HTMLFormElement) || !["photo-form", "retarget-form"].includes(form.id)) return;
     event.preventDefault();
-    const { name, value } = event.submitter ?? {};
+    const { name, value } = submitter instanceof HTMLButtonElement ? submitter : { name: "", value: "" };
     if (name === "photo") this.#takeGallery(value);
     else this.#ask({ target: name === "target" ? value : "" });
   }
 
   /** A class to contrast with, only for methods that do. */
   #offerVersus() {
-    const { method, versus } = this.form.elements;
+    const versus = this.#versus;
     if (!versus) return;
-    versus.disabled = !("versus" in method.selectedOptions[0].dataset); // not sent then
-    versus.closest("label").hidden = versus.disabled;
+    versus.disabled = !("versus" in this.#method.selectedOptions[0].dataset); // not sent then
+    const label = versus.closest("label");
+    if (label) label.hidden = versus.disabled;
   }
 
-  #onOption({ name, value }) {
+  /** @param {EventTarget | null} changed */
+  #onOption(changed) {
+    if (!(changed instanceof HTMLSelectElement)) return;
+    const { name, value } = changed;
     if (name === "method") this.#offerVersus();
-    if (name === "family") location.search = new URLSearchParams({ family: value }); // other classes, other layers
-    else if (name !== "image" && (this.#photo || this.file.files.length)) this.#ask();
+    if (name === "family") location.search = String(new URLSearchParams({ family: value })); // other classes, other layers
+    else if (this.#photo || this.#file.files?.length) this.#ask();
   }
 
+  /** @param {string} label */
   #onTarget(label) {
     this.#target = label;
-    this.status.textContent = `Showing the evidence for ${label}.`;
+    this.#status.textContent = `Showing the evidence for ${label}.`;
     this.#remember();
   }
 
+  /** @param {string} name */
   #takeGallery(name) {
     this.#photo = name;
-    this.file.value = "";
+    this.#file.value = "";
     this.#preview();
     this.#ask({ target: "" });
   }
 
-  /** The first file of a drop or a paste becomes the form's file. */
+  /**
+   * The first file of a drop or a paste becomes the form's file.
+   * @param {DataTransfer | null} transfer
+   */
   #takeFiles(transfer) {
     const file = transfer?.files[0];
     if (!file) return;
     if (!this.#usable(file)) return;
     const files = new DataTransfer();
     files.items.add(file);
-    this.file.files = files.files;
+    this.#file.files = files.files;
     this.#takeFile(file);
   }
 
+  /** @param {File | undefined} file */
   #takeFile(file) {
     if (!file) return;
     if (!this.#usable(file)) {
-      this.file.value = "";
+      this.#file.value = "";
       return;
     }
     this.#photo = "";
@@ -119,14 +154,17 @@ class PhotoForm extends HTMLElement {
     this.#ask({ target: "" });
   }
 
-  /** Says at once what the server would refuse after the upload. */
+  /**
+   * Says at once what the server would refuse after the upload.
+   * @param {File} file
+   */
   #usable(file) {
-    const { maxMb, formats } = this.dataset;
+    const { maxMb = "", formats } = this.dataset;
     const size = (file.size / MIB).toFixed(1);
-    const types = this.file.accept.split(",");
+    const types = this.#file.accept.split(",");
     if (file.type && !types.includes(file.type)) {
       this.#fail("This is not a photo we can read", `“${file.name}” is ${file.type}. Use ${formats}.`);
-    } else if (file.size > maxMb * MIB) {
+    } else if (file.size > Number(maxMb) * MIB) {
       this.#fail("This photo is too large", `“${file.name}” has ${size} MB; at most ${maxMb} MB are allowed.`);
     } else {
       return true;
@@ -134,10 +172,13 @@ class PhotoForm extends HTMLElement {
     return false;
   }
 
-  /** The chosen file beside its field, the chosen gallery photo marked. */
+  /**
+   * The chosen file beside its field, the chosen gallery photo marked.
+   * @param {File} [file]
+   */
   #preview(file) {
     this.querySelector(".preview")?.remove();
-    for (const button of this.querySelectorAll("button[name=photo]")) {
+    for (const button of all(this, "button[name=photo]", HTMLButtonElement)) {
       if (button.value === this.#photo) button.setAttribute("aria-current", "true");
       else button.removeAttribute("aria-current");
     }
@@ -148,14 +189,17 @@ class PhotoForm extends HTMLElement {
     image.src = URL.createObjectURL(file);
     image.addEventListener("load", () => URL.revokeObjectURL(image.src));
     image.addEventListener("error", () => image.remove()); // the server says what is wrong with it
-    this.querySelector(".drop").append(image);
+    one(this, ".drop", HTMLElement).append(image);
   }
 
-  /** Ask the server for the page with the answer. Without a `target` the one asked for last stays. */
+  /**
+   * Ask the server for the page with the answer.
+   * @param {{target?: string}} question without a `target` the one asked for last stays
+   */
   async #ask({ target } = {}) {
     const isNewPhoto = target === "";
     this.#target = target ?? this.#target;
-    const body = new FormData(this.form);
+    const body = new FormData(this.#form);
     body.set("target", this.#target);
     if (this.#photo) {
       body.delete("image");
@@ -165,7 +209,7 @@ class PhotoForm extends HTMLElement {
     const request = (this.#request = new AbortController());
     this.#busy(true);
     try {
-      const response = await fetch(this.form.action, {
+      const response = await fetch(this.#form.action, {
         method: "POST",
         headers: { Accept: "text/html" },
         body,
@@ -174,14 +218,18 @@ class PhotoForm extends HTMLElement {
       const page = new DOMParser().parseFromString(await response.text(), "text/html");
       this.#put(page, response.status);
       if (isNewPhoto) this.#scroll();
-    } catch (error) {
-      if (error.name === "AbortError") return;
+    } catch {
+      if (request.signal.aborted) return;
       this.#fail("No answer from the server", "Check the connection and try again.");
     }
     this.#busy(false);
   }
 
-  /** The server's answer in place of the one shown; after an error the last answer stays. */
+  /**
+   * The server's answer in place of the one shown; after an error the last answer stays.
+   * @param {Document} page
+   * @param {number} status
+   */
   #put(page, status) {
     const error = page.getElementById("error");
     const result = page.getElementById("result");
@@ -194,33 +242,42 @@ class PhotoForm extends HTMLElement {
       this.#alert(document.importNode(error, true));
       return;
     }
+    if (!result) return;
     document.getElementById("result")?.remove();
-    this.answer.append(document.importNode(result, true)); // import first: children upgrade, then connect
+    this.#answer.append(document.importNode(result, true)); // import first: children upgrade, then connect
     document.title = page.title;
-    this.status.textContent = this.answer.querySelector(".verdict p").textContent.replace(/\s+/g, " ").trim();
+    const said = one(this.#answer, ".verdict p", HTMLElement).textContent ?? "";
+    this.#status.textContent = said.replace(/\s+/g, " ").trim();
     this.#remember();
   }
 
+  /**
+   * @param {string} title
+   * @param {string} detail
+   */
   #fail(title, detail) {
     document.getElementById("error")?.remove();
     const box = document.createElement("div");
     Object.assign(box, { id: "error", className: "error", role: "alert" });
-    box.append(document.createElement("strong"), document.createElement("p"));
-    box.firstChild.textContent = title;
-    box.lastChild.textContent = detail;
+    const [heading, text] = [document.createElement("strong"), document.createElement("p")];
+    heading.textContent = title;
+    text.textContent = detail;
+    box.append(heading, text);
     this.#alert(box);
   }
 
+  /** @param {HTMLElement} box */
   #alert(box) {
-    this.answer.prepend(box);
+    this.#answer.prepend(box);
     box.scrollIntoView({ block: "nearest" });
-    this.status.textContent = "";
+    this.#status.textContent = "";
   }
 
+  /** @param {boolean} on */
   #busy(on) {
-    this.bar.hidden = !on;
-    this.answer.setAttribute("aria-busy", on);
-    if (on) this.status.textContent = "Asking the networks…";
+    one(this, "progress", HTMLElement).hidden = !on;
+    this.#answer.setAttribute("aria-busy", String(on));
+    if (on) this.#status.textContent = "Asking the networks…";
   }
 
   #scroll() {
@@ -231,14 +288,14 @@ class PhotoForm extends HTMLElement {
   /** A gallery photo's question as the page's address; an uploaded photo has none. */
   #remember() {
     const address = new URL(location.href);
-    const { method, layer, versus, family } = this.form.elements;
+    const versus = this.#versus;
     const question = {
       photo: this.#photo,
       target: this.#target,
-      method: method.selectedIndex > 0 ? method.value : "",
-      layer: layer.value,
+      method: this.#method.selectedIndex > 0 ? this.#method.value : "",
+      layer: one(this.#form, "[name=layer]", HTMLSelectElement).value,
       versus: !versus || versus.disabled ? "" : versus.value,
-      family: family.type === "hidden" ? "" : family.value,
+      family: field(this.#form, "family", HTMLSelectElement)?.value ?? "", // hidden if there is one only
     };
     address.search = "";
     for (const [name, value] of Object.entries(question)) {

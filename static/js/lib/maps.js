@@ -1,6 +1,26 @@
+// @ts-check
 // Raw maps -> pixels: the same arithmetic as cbam/render.py, so that page and PNG show the same.
 
-/** The API's MAP -> {rows, columns, values, min, max, mean}; value = min + byte / 255 * (max - min). */
+/**
+ * The API's MAP: value = min + byte / 255 * (max - min).
+ * @typedef {{shape: [number, number], dtype: string, min: number, max: number, data: string}} MapMessage
+ *
+ * The same, read.
+ * @typedef {{rows: number, columns: number, values: Float32Array, min: number, max: number, mean: number}} RawMap
+ *
+ * The part of the photo that a model saw, in pixels of the photo.
+ * @typedef {{x0: number, y0: number, x1: number, y1: number}} View
+ *
+ * The photo's width and height.
+ * @typedef {[number, number]} Size
+ *
+ * @typedef {readonly number[]} Colour red, green, blue and, where asked for, alpha: 0..255
+ */
+
+/**
+ * @param {MapMessage} message
+ * @returns {RawMap}
+ */
 export function readMap({ shape: [rows, columns], min, max, data }) {
   const bytes = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
   const values = Float32Array.from(bytes, (byte) => min + (byte / 255) * (max - min));
@@ -8,7 +28,12 @@ export function readMap({ shape: [rows, columns], min, max, data }) {
   return { rows, columns, values, min, max, mean };
 }
 
-/** width x height values, bilinear with cell centres (align_corners=False), clamped at the edges. */
+/**
+ * width x height values, bilinear with cell centres (align_corners=False), clamped at the edges.
+ * @param {RawMap} map
+ * @param {number} width
+ * @param {number} height
+ */
 export function enlarged({ rows, columns, values }, width, height) {
   const across = cells(width, columns);
   const down = cells(height, rows);
@@ -25,7 +50,12 @@ export function enlarged({ rows, columns, values }, width, height) {
   return result;
 }
 
-/** For each pixel along one side: the two cells it lies between, and how far along. */
+/**
+ * For each pixel along one side: the two cells it lies between, and how far along.
+ * @param {number} pixels
+ * @param {number} count
+ * @returns {[number, number, number][]}
+ */
 function cells(pixels, count) {
   return Array.from({ length: pixels }, (_, pixel) => {
     const position = Math.min(Math.max(((pixel + 0.5) * count) / pixels - 0.5, 0), count - 1);
@@ -34,24 +64,51 @@ function cells(pixels, count) {
   });
 }
 
-/** A canvas of width x height; `pixel(i)` gives the [red, green, blue, alpha] of pixel i, 0..255. */
+/**
+ * A canvas of width x height; `pixel(i)` gives the colour of pixel i, with its alpha.
+ * @param {number} width
+ * @param {number} height
+ * @param {(i: number) => Colour} pixel
+ */
 export function painted(width, height, pixel) {
   const canvas = new OffscreenCanvas(width, height);
-  const context = canvas.getContext("2d");
+  const context = pencil(canvas);
   const image = context.createImageData(width, height);
   for (let i = 0; i < width * height; i++) image.data.set(pixel(i), 4 * i);
   context.putImageData(image, 0, 0);
   return canvas;
 }
 
-/** 256 colours [red, green, blue] of one of the server's colour maps ("inferno", "viridis"). */
-export function colours(name) {
-  tables[name] ??= table(JSON.parse(document.getElementById("colour-maps").textContent)[name]);
-  return tables[name];
+/** @typedef {CanvasRenderingContext2D | OffscreenCanvasRenderingContext2D} Pencil */
+
+/**
+ * What draws on a canvas.
+ * @param {HTMLCanvasElement | OffscreenCanvas} canvas
+ * @returns {Pencil}
+ */
+export function pencil(canvas) {
+  const context = canvas.getContext("2d");
+  if (!context || !("fillRect" in context)) throw new Error("This browser cannot draw.");
+  return context;
 }
 
-const tables = {};
+/** @type {Map<string, Colour[]>} */
+const tables = new Map();
 
+/**
+ * 256 colours of one of the server's colour maps.
+ * @param {"inferno" | "viridis"} name
+ */
+export function colours(name) {
+  const known = tables.get(name) ?? table(JSON.parse(byId("colour-maps").textContent ?? "")[name]);
+  tables.set(name, known);
+  return known;
+}
+
+/**
+ * @param {Colour[]} stops
+ * @returns {Colour[]}
+ */
 function table(stops) {
   return Array.from({ length: 256 }, (_, level) => {
     const position = (level / 255) * (stops.length - 1);
@@ -60,24 +117,35 @@ function table(stops) {
   });
 }
 
-/** A colour of the style sheet ("--change-more") as [red, green, blue]. */
+/**
+ * A colour of the style sheet.
+ * @param {string} name such as "--change-more"
+ * @returns {Colour}
+ */
 export function role(name) {
-  const context = new OffscreenCanvas(1, 1).getContext("2d");
+  const context = pencil(new OffscreenCanvas(1, 1));
   context.fillStyle = getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   context.fillRect(0, 0, 1, 1);
   return [...context.getImageData(0, 0, 1, 1).data.slice(0, 3)];
 }
 
-/** Where a map is hottest, in words: "upper left", "centre". */
+/**
+ * Where a map is hottest, in words: "upper left", "centre".
+ * @param {RawMap} map
+ */
 export function hottest({ rows, columns, values }) {
   const at = values.indexOf(Math.max(...values));
+  /** @type {(cell: number, count: number) => number} */
   const third = (cell, count) => Math.min(2, Math.floor(((cell + 0.5) / count) * 3));
   const row = ["upper", "", "lower"][third(Math.floor(at / columns), rows)];
   const column = ["left", "centre", "right"][third(at % columns, columns)];
   return `${row} ${column}`.trim();
 }
 
-/** The smallest share of the cells, 0..1, that holds half of a map's heat. */
+/**
+ * The smallest share of the cells, 0..1, that holds half of a map's heat.
+ * @param {RawMap} map
+ */
 export function halfShare({ values }) {
   const falling = values.slice().sort().reverse();
   const half = falling.reduce((sum, value) => sum + value, 0) / 2;
@@ -86,9 +154,20 @@ export function halfShare({ values }) {
   return count / values.length;
 }
 
-/** The photo's element once it can be drawn. */
+/**
+ * The photo's element once it can be drawn.
+ * @param {string} id
+ */
 export async function photo(id) {
-  const image = document.getElementById(id);
+  const image = byId(id);
+  if (!(image instanceof HTMLImageElement)) throw new TypeError(`#${id} is not a picture.`);
   await image.decode();
   return image;
+}
+
+/** @param {string} id */
+function byId(id) {
+  const found = document.getElementById(id);
+  if (!found) throw new TypeError(`The page has no #${id}.`);
+  return found;
 }
