@@ -19,7 +19,7 @@ from app.inference.engine import Engine
 from app.oip.routes import oip
 from app.routes.api import api
 from app.routes.ops import ops
-from app.routes.pages import pages
+from app.routes.pages import gallery, pages
 from app.settings import Settings
 from app.telemetry import logs
 from app.telemetry.observe import Observe
@@ -76,6 +76,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.draining = False  # whether it is stopping, and answers its last requests
     app.state.examples = {}  # what the page shows before a photo is chosen, by family
     app.state.static = bundled("static")
+    app.state.gallery = gallery(app.state.static)
     app.state.templates = Environment(
         loader=FileSystemLoader(bundled("templates")),
         autoescape=select_autoescape(),

@@ -4,7 +4,7 @@ import base64
 import re
 import threading
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from app_fixtures import (
     wait_until_ready,
     write_family,
 )
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 import cbam
@@ -102,6 +103,14 @@ class HTML(HTMLParser):
         return {each for each in found if not re.match(r"https?://|data:|#", each)}
 
 
+@pytest.fixture
+def hang(tiny_app: FastAPI) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
+    """Put other photos into the gallery, for one test."""
+    before = tiny_app.state.gallery
+    yield lambda photos: setattr(tiny_app.state, "gallery", photos)
+    tiny_app.state.gallery = before
+
+
 def get(client: TestClient, path: str = "/", status: int = 200) -> HTML:
     """A page that is answered with this status."""
     return page_of(client.get(path), status)
@@ -114,13 +123,20 @@ def page_of(answer: Any, status: int = 200) -> HTML:
     return HTML(answer.text)
 
 
-def send(client: TestClient, data: bytes | None, **fields: Any) -> Any:
+def send(
+    client: TestClient, data: bytes | None, headers: Mapping[str, str] = {}, **fields: Any
+) -> Any:
     """Send the form as a browser without scripts does, empty fields included."""
     form = {"top_k": "10", "family": "tiny", "method": "gradcam", "layer": "", **fields}
     body, kind = form_of(data or b"", **form)
     if data is None:  # no file chosen: a browser sends an empty one without a name
         body = body.replace(b'filename="x.jpg"', b'filename=""')
-    return client.post("/", content=body, headers={"Content-Type": kind})
+    return client.post("/", content=body, headers={"Content-Type": kind, **headers})
+
+
+def fragment(client: TestClient, data: bytes | None, parts: str = "answer", **fields: Any) -> Any:
+    """Send the form as the page's script does."""
+    return send(client, data, {"X-Fragment": parts}, **fields)
 
 
 def assert_usable(page: HTML) -> None:
@@ -185,16 +201,16 @@ def test_every_gallery_photo_is_shown_credited_and_there(client: TestClient) -> 
     ids=["none", "any"],
 )
 def test_a_gallery_photos_answers_are_judged_by_what_it_shows(
-    client: TestClient, monkeypatch: pytest.MonkeyPatch, shows: list[str], sentence: str
+    client: TestClient, hang: Callable[..., None], shows: list[str], sentence: str
 ) -> None:
     first = {**GALLERY[0], "shows": shows, "missed_by": []}
-    monkeypatch.setattr(pages_module, "gallery", lambda static: [first])
+    hang([first])
     page = get(client, f"/?photo={first['file']}")
     assert " ".join(page.one(class_="truth")[":text"].split()) == sentence
 
 
 def test_the_gallery_names_what_the_family_knows_and_who_misses_it(
-    client: TestClient, monkeypatch: pytest.MonkeyPatch
+    client: TestClient, hang: Callable[..., None]
 ) -> None:
     photos = [
         {**GALLERY[0], "shows": ["c", "not theirs"], "missed_by": list(FAMILY)},
@@ -202,7 +218,7 @@ def test_the_gallery_names_what_the_family_knows_and_who_misses_it(
         {**GALLERY[2], "shows": ["e"]},
         {**GALLERY[3], "shows": []},
     ]
-    monkeypatch.setattr(pages_module, "gallery", lambda static: photos)
+    hang(photos)
     buttons = get(client).all("button", name="photo")
     said = [
         each[":text"].replace(photo["title"], "").strip()
@@ -354,6 +370,95 @@ def test_a_link_to_another_family_shows_its_classes_and_its_example(tmp_path: Pa
             page = get(client, path)
             assert ", ".join(classes) in page.one("html")[":text"]
             assert [each["data-model"] for each in page.all(class_="model-column")] == models
+
+
+# What the page's script asks for
+
+
+def test_the_script_gets_the_answer_alone_and_no_picture_that_it_paints_itself(
+    client: TestClient, jpeg: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = page_of(send(client, jpeg))
+
+    def unasked(*_: Any) -> Any:
+        raise AssertionError("a picture that nobody sees")
+
+    monkeypatch.setattr(pages_module, "_uri", unasked)
+    answer = fragment(client, jpeg)
+    part = page_of(answer)
+    assert answer.headers["vary"] == "X-Fragment"
+    assert "data:image/" not in answer.text
+    assert "<html" not in answer.text
+    assert not part.all("form", id="photo-form")
+    assert part.one("title")[":text"] == whole.one("title")[":text"]
+    assert "src" not in part.one("img")  # the photo: the script has it
+    assert (part.one("img")["width"], part.one("img")["height"]) == ("160", "120")
+    for tag, names in (
+        ("heat-map", ("data-maps", "data-view", "data-size", "data-name")),
+        ("gate-map", ("data-map", "data-view", "data-size", "data-label")),
+        ("gate-bars", ("data-values", "data-label")),
+        ("button", ("class", "value", "data-probability")),
+    ):
+        for found, wanted in zip(part.all(tag), result_of(whole).all(tag), strict=True):
+            assert [found.get(name) for name in names] == [wanted.get(name) for name in names]
+
+
+def result_of(page: HTML) -> HTML:
+    """The page's answer alone."""
+    start = page.text.index('<section id="result"')
+    return HTML(page.text[start : page.text.index("</section>", start)])
+
+
+def test_a_browser_that_cannot_decode_its_file_gets_the_photo_and_no_other_picture(
+    client: TestClient, jpeg: bytes
+) -> None:
+    part = page_of(fragment(client, jpeg, "answer, photo"))
+    uris = re.findall(r'"(data:[^"]*)"', part.text)
+    assert uris == [part.one("img")["src"]]
+    assert picture(base64.b64decode(uris[0].split(",")[1])).size == (160, 120)
+
+
+@pytest.mark.parametrize("parts", ["answer", "answer, photo"])
+def test_a_gallery_photo_comes_from_its_own_address(
+    serve: Callable[..., TestClient], parts: str
+) -> None:
+    client = serve(root_path="/lens")
+    name = GALLERY[1]["file"]
+    for page in (
+        page_of(fragment(client, None, parts, photo=name)),
+        get(client, f"/?photo={name}"),
+    ):
+        assert page.one("img", id="result-photo")["src"] == f"/lens/static/gallery/{name}"
+        assert page.one(id="result")["data-photo"] == name
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "words"),
+    [
+        (b"I am text", 415, "JPEG, PNG or WebP"),
+        (None, 422, "photo"),
+        (bytes(11 * 2**20), 413, "10 MiB"),
+    ],
+)
+def test_the_script_gets_an_error_alone(
+    client: TestClient, data: bytes | None, status: int, words: str
+) -> None:
+    part = page_of(fragment(client, data), status)
+    assert words in part.one(id="error", role="alert")[":text"]
+    assert not part.all("form")
+    assert "<html" not in part.text
+
+
+def test_the_gallery_is_read_once(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, jpeg: bytes
+) -> None:
+    def again(*_: Any) -> Any:
+        raise AssertionError("gallery.toml was read again")
+
+    monkeypatch.setattr(tomllib, "loads", again)
+    get(client)
+    get(client, f"/?photo={GALLERY[2]['file']}")
+    page_of(send(client, jpeg))
 
 
 # What goes wrong

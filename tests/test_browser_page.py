@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import uvicorn
 from app_fixtures import BLOCKS, FAMILY, LABELS, encoded, photo, picture
+from PIL import ExifTags, Image
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from app.main import create_app
@@ -95,15 +96,17 @@ def visit(browser: Browser, server: str) -> Iterator[Visit]:
     """Open a path of the site: `visit("/", color_scheme="dark")`.
 
     Afterwards no visit may have left an error in the console, other than those that `allowed`
-    matches, nor asked any other host for anything.
+    matches, nor asked any other host for anything. `script` runs before the page's own.
     """
     errors: list[str] = []
     addresses: list[str] = []
     patterns: list[str] = []
     contexts = []
 
-    def open_page(path: str = "/", allowed: str = "", **options: Any) -> Page:
+    def open_page(path: str = "/", allowed: str = "", script: str = "", **options: Any) -> Page:
         context = browser.new_context(**{**USUAL, **options})
+        if script:
+            context.add_init_script(script)
         contexts.append(context)
         context.set_default_timeout(15_000)
         if allowed:
@@ -217,6 +220,54 @@ def test_an_upload_paints_three_columns(visit: Visit, jpeg: bytes, server: str) 
     expect(page.locator("[role=alert]:visible")).to_have_count(0)
 
 
+def test_the_script_asks_for_the_answer_alone(visit: Visit, jpeg: bytes) -> None:
+    page = visit()
+    with page.expect_response(lambda response: response.request.method == "POST") as asked:
+        upload(page, jpeg)
+    assert asked.value.request.headers["x-fragment"] == "answer"
+    assert "data:image/" not in asked.value.text()
+    source = str(page.locator("#result-photo").get_attribute("src"))
+    assert source.startswith("blob:")  # drawn from the file itself
+    assert page.locator(".preview").get_attribute("src") == source
+
+
+def test_a_file_that_is_stored_on_its_side_is_drawn_upright(visit: Visit) -> None:
+    upright = photo()
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # to be turned clockwise
+    stored = upright.transpose(Image.Transpose.ROTATE_90)
+    page = visit()
+    upload(page, encoded(stored, "JPEG", exif=exif, quality=95))
+    show(page, "view", "photo")
+    for painted in paintings(page):
+        assert painted.shape == (120, 160, 3)
+        assert np.abs(painted - np.asarray(upright)).mean() < 4
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "HTMLImageElement.prototype.decode = async function () {"
+        " if (this.src.startsWith('blob:')) throw new Error(); };",
+        "Object.defineProperty(HTMLImageElement.prototype, 'naturalWidth', {"
+        " get() { return this.src.startsWith('blob:') ? 120 : 160; } });",
+    ],
+    ids=["not at all", "in another size"],
+)
+def test_a_file_that_the_browser_decodes_otherwise_is_drawn_from_the_servers_picture(
+    visit: Visit, jpeg: bytes, script: str
+) -> None:
+    page = visit(script=script)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.headers.get("x-fragment", "")))
+    upload(page, jpeg)
+    assert [parts for parts in asked if parts] == ["answer", "answer, photo"]
+    assert str(page.locator("#result-photo").get_attribute("src")).startswith("data:image/jpeg")
+    show(page, "view", "photo")
+    for painted in paintings(page):
+        assert np.abs(painted - np.asarray(picture(jpeg)).astype(int)).mean() < 4
+
+
 def test_the_map_alone_is_the_apis_bare_heat_map(visit: Visit, jpeg: bytes, server: str) -> None:
     target = with_evidence(explained(server, jpeg))[0]
     page = visit()
@@ -243,7 +294,7 @@ def test_the_photo_alone_is_the_photo(visit: Visit, jpeg: bytes) -> None:
     show(page, "view", "photo")
     plain = np.asarray(picture(jpeg)).astype(int)
     for painted in paintings(page):
-        assert np.abs(painted - plain).mean() < 4  # it travelled as a JPEG
+        assert np.abs(painted - plain).mean() < 1  # the file itself
 
 
 def test_change_shows_the_difference_to_the_first_column(

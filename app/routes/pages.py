@@ -1,4 +1,10 @@
-"""The page: the same answer as /explain, as HTML. It works without JavaScript."""
+"""The page: the same answer as /explain, as HTML. It works without JavaScript.
+
+The page's script asks `POST /` for a fragment with the header `X-Fragment`:
+* `answer`: the answer's section or the error's box alone, without pictures; the script paints the
+  maps itself, on the gallery's photo or on the file that it has sent.
+* `answer, photo`: the same with the photo, for a file that the browser cannot decode as we do.
+"""
 
 import base64
 import io
@@ -23,6 +29,7 @@ from cbam.explain.explanation import Explanation
 
 pages = APIRouter(include_in_schema=False)
 SHOWN_PX = 1024  # longest side of pictures in the page
+FRAGMENT = "X-Fragment"
 
 
 def gallery(static: Path) -> list[dict[str, Any]]:
@@ -68,7 +75,8 @@ async def _answer(request: Request, upload: Upload, asked: bool = True) -> HTMLR
         # Only a pressed gallery button sends `photo`: it goes before a file that is still chosen.
         image = _gallery_photo(request, fields.photo) if fields.photo else None
         answer = await ask_about(request, image or photo_of(upload), fields)
-        result = await engine_of(request).in_picture_thread(_pictures, answer)
+        parts = _parts(request)
+        result = await engine_of(request).in_picture_thread(_shown, answer, parts)
     except (HTTPException, CBAMLensError, ValidationError) as error:
         return _render(request, fields, error=error)
     return _render(request, fields, result=result)
@@ -79,23 +87,29 @@ async def _example(request: Request, fields: PageFields) -> HTMLResponse:
     engine = engine_of(request)
     if not engine.ready:
         return _render(request, fields)
-    name = gallery(request.app.state.static)[0]["file"]
+    name = request.app.state.gallery[0]["file"]
     fields = PageFields(family=fields.family, photo=name)
     examples: dict[str, dict[str, Any]] = request.app.state.examples
     family = fields.family or engine.default_family
     if family not in examples:
         answer = await ask_about(request, _gallery_photo(request, name), fields)
-        examples[family] = await engine.in_picture_thread(_pictures, answer)
+        examples[family] = await engine.in_picture_thread(_shown, answer, _parts(request))
     return _render(request, fields, result=examples[family])
 
 
 def _gallery_photo(request: Request, name: str) -> bytes:
     """A gallery photo's bytes. The name is looked up, never used as a path."""
     static: Path = request.app.state.static
-    for photo in gallery(static):
+    for photo in request.app.state.gallery:
         if photo["file"] == name:
             return (static / "gallery" / str(photo["file"])).read_bytes()
     raise HTTPException(422, f"The gallery has no photo '{name}'.")
+
+
+def _parts(request: Request) -> frozenset[str]:
+    """What was asked for: "page" and "photo", or as the header X-Fragment says."""
+    asked = request.headers.get(FRAGMENT) if request.method == "POST" else None
+    return frozenset(part.strip() for part in (asked or "page, photo").split(","))
 
 
 def _render(
@@ -104,6 +118,32 @@ def _render(
     result: dict[str, Any] | None = None,
     error: Exception | None = None,
 ) -> HTMLResponse:
+    engine = engine_of(request)
+    family = fields.family if fields.family in engine.families else engine.default_family
+    photos = _gallery(request, family)
+    status, problem = 200, None
+    if error is not None:
+        status, detail = status_and_detail(error)
+        problem = {"title": title(status), "detail": detail, "status": status}
+    context = {
+        "root": request.scope.get("root_path", "").rstrip("/"),
+        "photo": next((photo for photo in photos if photo["file"] == fields.photo), None),
+        "options": fields.model_dump(),
+        "colour_maps": render.COLOUR_MAPS,
+        "error": problem,
+        "result": result,
+    }
+    template = "answer.html"
+    if "page" in _parts(request):
+        template = "index.html"
+        context |= {"photos": photos, "version": __version__, **_form(request, family)}
+    html = request.app.state.templates.get_template(template).render(context)
+    headers = {**(getattr(error, "headers", None) or {}), "Vary": FRAGMENT}
+    return HTMLResponse(html, status, headers)
+
+
+def _form(request: Request, chosen: str) -> dict[str, Any]:
+    """What the form offers while the family `chosen` is shown."""
     engine, settings = engine_of(request), settings_of(request)
     families: list[dict[str, Any]] = [
         {
@@ -121,57 +161,56 @@ def _render(
         }
         for name, members in engine.families.items()
     ]
-    chosen = fields.family if fields.family in engine.families else engine.default_family
-    family = next(item for item in families if item["name"] == chosen)
     first = engine.models.get(engine.families[chosen][0])
-    photos = [
-        {
-            **photo,
-            "known": [label for label in photo["shows"] if label in family["classes"]],
-            "missed": [name for name in photo.get("missed_by", ()) if name in family["models"]],
-        }
-        for photo in gallery(request.app.state.static)
-    ]
-    status, problem = 200, None
-    if error is not None:
-        status, detail = status_and_detail(error)
-        problem = {"title": title(status), "detail": detail, "status": status}
-    html = request.app.state.templates.get_template("index.html").render(
-        root=request.scope.get("root_path", "").rstrip("/"),
-        families=families,
-        family=family,
-        photos=photos,
-        photo=next((photo for photo in photos if photo["file"] == fields.photo), None),
-        methods=[answers.method_info(name, method) for name, method in METHODS.items()],
-        layers=first.layers if first else [],
-        options=fields.model_dump(),
-        limits={
+    return {
+        "families": families,
+        "family": next(item for item in families if item["name"] == chosen),
+        "methods": [answers.method_info(name, method) for name, method in METHODS.items()],
+        "layers": first.layers if first else [],
+        "limits": {
             "max_upload_mb": settings.max_upload_mb,
             "max_megapixels": settings.max_megapixels,
             "formats": "JPEG, PNG, WebP",
         },
-        colour_maps=render.COLOUR_MAPS,
-        version=__version__,
-        error=problem,
-        result=result,
-    )
-    return HTMLResponse(html, status, getattr(error, "headers", None))
-
-
-def _pictures(asked: Asked[PageFields]) -> dict[str, Any]:
-    """What the page shows: the answer, and pictures for readers without JavaScript."""
-    explanations = asked.answer.explanations
-    shown = explanations[0].photo.copy()
-    shown.thumbnail((SHOWN_PX, SHOWN_PX))
-    return {
-        "explained": answers.explained(asked.image, explanations, asked.answer.waits),
-        "photo_uri": _uri(shown, "JPEG"),
-        "photo_width": shown.width,
-        "photo_height": shown.height,
-        "overlays": [_uri(_overlay(each, shown), "JPEG") for each in explanations],
-        "gates": [_gates(each) for each in explanations],
-        "models": [answers.model_info(model) for model in asked.models],
     }
+
+
+def _gallery(request: Request, family: str) -> list[dict[str, Any]]:
+    """The gallery's photos, with the names of this family that fit, and who misses them."""
+    engine = engine_of(request)
+    members = engine.families[family]
+    labels = engine.cards[members[0]].labels
+    return [
+        {
+            **photo,
+            "known": [label for label in photo["shows"] if label in labels],
+            "missed": [name for name in photo.get("missed_by", ()) if name in members],
+        }
+        for photo in request.app.state.gallery
+    ]
+
+
+def _shown(asked: Asked[PageFields], parts: frozenset[str]) -> dict[str, Any]:
+    """The answer, with the pictures among these parts; those of the maps go with the whole page,
+    for readers without JavaScript."""
+    explanations = asked.answer.explanations
+    result: dict[str, Any] = {
+        "explained": answers.explained(asked.image, explanations, asked.answer.waits),
+        "models": [answers.model_info(model) for model in asked.models],
+        "photo_uri": "",
+        "overlays": [],
+        "gates": [],
+    }
+    if "photo" in parts or "page" in parts:
+        shown = explanations[0].photo.copy()
+        shown.thumbnail((SHOWN_PX, SHOWN_PX))
+        result["shown_size"] = shown.size
+        if not asked.fields.photo:  # the gallery's have an address
+            result["photo_uri"] = _uri(shown, "JPEG")
+    if "page" in parts:
+        result["overlays"] = [_uri(_overlay(each, shown), "JPEG") for each in explanations]
+        result["gates"] = [_gates(each) for each in explanations]
+    return result
 
 
 def _overlay(explanation: Explanation, shown: Image.Image) -> Image.Image:

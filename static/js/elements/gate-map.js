@@ -5,7 +5,8 @@
 // A spatial gate over the faded, grey view of the photo, from its least value to its greatest.
 
 import { json } from "../lib/dom.js";
-import { colours, enlarged, painted, pencil, photo, readMap } from "../lib/maps.js";
+import { colours, enlarged, painted, pencil, readMap } from "../lib/maps.js";
+import { photo } from "../lib/photo.js";
 
 /** @import { MapMessage, Size, View } from "../lib/maps.js" */
 

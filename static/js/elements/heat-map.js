@@ -6,7 +6,8 @@
 // original photo. element.show(Shown) changes what is seen.
 
 import { json } from "../lib/dom.js";
-import { colours, enlarged, hottest, painted, pencil, photo, readMap, role } from "../lib/maps.js";
+import { colours, enlarged, hottest, painted, pencil, readMap, role } from "../lib/maps.js";
+import { photo } from "../lib/photo.js";
 
 /** @import { MapMessage, Pencil, RawMap, Size, View } from "../lib/maps.js" */
 
@@ -30,7 +31,7 @@ export class HeatMap extends HTMLElement {
   /** @type {Map<string, RawMap> | undefined} */
   #maps;
   #canvas = document.createElement("canvas");
-  /** @type {HTMLImageElement | undefined} */
+  /** @type {OffscreenCanvas | undefined} */
   #photo;
   /** @type {Map<string, OffscreenCanvas>} what was painted before: a slider then only composes */
   #layers = new Map();
@@ -57,9 +58,10 @@ export class HeatMap extends HTMLElement {
   }
 
   async connectedCallback() {
-    this.#photo = await photo(this.dataset.photo ?? "");
-    const { naturalWidth: width, naturalHeight: height } = this.#photo;
+    const [width, height] = /** @type {Size} */ (json(this, "size"));
     const scale = Math.min(1, LONGEST_PX / Math.max(width, height));
+    this.style.aspectRatio = `${width} / ${height}`; // nothing jumps when the picture comes
+    this.#photo = await photo(this.dataset.photo ?? "");
     this.#canvas.width = Math.max(1, Math.round(width * scale));
     this.#canvas.height = Math.max(1, Math.round(height * scale));
     this.#canvas.setAttribute("role", "img");

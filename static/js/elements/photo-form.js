@@ -2,16 +2,19 @@
 // <photo-form data-max-mb="10" data-formats="JPEG, PNG, WebP"> <form id="photo-form"> … </form> </photo-form>
 //
 // The form without a reload: takes a photo that is picked, dropped or pasted anywhere on the page, or
-// one of the gallery, asks the server for the page as the form alone would, and puts that page's
-// answer in place. A gallery photo's answer is kept in the address, so that it can be shared.
+// one of the gallery, asks the server for the answer alone (see app/routes/pages.py) and puts it in
+// place. A photo of the reader's own is drawn from its file. A gallery photo's answer is kept in the address, so that it can be shared.
 
 import { all, field, one } from "../lib/dom.js";
 import { onTarget } from "../lib/events.js";
+import { LocalPhoto } from "../lib/photo.js";
 
 const MIB = 2 ** 20;
 
 class PhotoForm extends HTMLElement {
   #photo = ""; // the gallery photo being explained; empty: the file in the form
+  /** @type {LocalPhoto | undefined} */
+  #local; // the file in the form
   #target = ""; // the class asked for; empty: the first model's own answer
   #request = new AbortController();
 
@@ -183,20 +186,30 @@ class PhotoForm extends HTMLElement {
       else button.removeAttribute("aria-current");
     }
     if (!file) return;
-    const image = new Image();
-    image.className = "preview";
-    image.alt = "The chosen photo";
-    image.src = URL.createObjectURL(file);
-    image.addEventListener("load", () => URL.revokeObjectURL(image.src));
+    const { image } = this.#localOf(file);
+    Object.assign(image, { className: "preview", alt: "The chosen photo" });
     image.addEventListener("error", () => image.remove()); // the server says what is wrong with it
     one(this, ".drop", HTMLElement).append(image);
   }
 
   /**
-   * Ask the server for the page with the answer.
-   * @param {{target?: string}} question without a `target` the one asked for last stays
+   * The browser's own picture of a file, made once.
+   * @param {File} file
    */
-  async #ask({ target } = {}) {
+  #localOf(file) {
+    if (this.#local?.file !== file) {
+      this.#local?.letGo();
+      this.#local = new LocalPhoto(file);
+    }
+    return this.#local;
+  }
+
+  /**
+   * Ask the server for the answer.
+   * @param {{target?: string, parts?: string}} question without a `target` the one asked for last
+   *     stays; `parts`: what the server is to send
+   */
+  async #ask({ target, parts = "answer" } = {}) {
     const isNewPhoto = target === "";
     this.#target = target ?? this.#target;
     const body = new FormData(this.#form);
@@ -211,11 +224,17 @@ class PhotoForm extends HTMLElement {
     try {
       const response = await fetch(this.#form.action, {
         method: "POST",
-        headers: { Accept: "text/html" },
+        headers: { Accept: "text/html", "X-Fragment": parts },
         body,
         signal: request.signal,
       });
       const page = new DOMParser().parseFromString(await response.text(), "text/html");
+      const isComplete = await this.#bringPhoto(page);
+      if (request.signal.aborted) return;
+      if (!isComplete && parts === "answer") {
+        await this.#ask({ ...(target !== undefined && { target }), parts: "answer, photo" });
+        return;
+      }
       this.#put(page, response.status);
       if (isNewPhoto) this.#scroll();
     } catch {
@@ -223,6 +242,22 @@ class PhotoForm extends HTMLElement {
       this.#fail("No answer from the server", "Check the connection and try again.");
     }
     this.#busy(false);
+  }
+
+  /**
+   * Give the answer the photo that the server did not send, as it is the reader's own. False if the
+   * browser does not decode that file as the server does.
+   * @param {Document} page
+   */
+  async #bringPhoto(page) {
+    const place = page.querySelector("#result-photo:not([src])");
+    const file = this.#file.files?.[0];
+    if (!(place instanceof HTMLImageElement)) return true;
+    const local = file && this.#localOf(file);
+    const [width, height] = ["width", "height"].map((name) => Number(place.getAttribute(name)));
+    if (!local || !(await local.hasSize(width, height))) return false;
+    place.src = local.url;
+    return true;
   }
 
   /**

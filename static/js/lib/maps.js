@@ -1,6 +1,8 @@
 // @ts-check
 // Raw maps -> pixels: the same arithmetic as cbam/render.py, so that page and PNG show the same.
 
+import { one } from "./dom.js";
+
 /**
  * The API's MAP: value = min + byte / 255 * (max - min).
  * @typedef {{shape: [number, number], dtype: string, min: number, max: number, data: string}} MapMessage
@@ -100,7 +102,8 @@ const tables = new Map();
  * @param {"inferno" | "viridis"} name
  */
 export function colours(name) {
-  const known = tables.get(name) ?? table(JSON.parse(byId("colour-maps").textContent ?? "")[name]);
+  const sent = one(document, "#colour-maps", HTMLScriptElement);
+  const known = tables.get(name) ?? table(JSON.parse(sent.text)[name]);
   tables.set(name, known);
   return known;
 }
@@ -152,22 +155,4 @@ export function halfShare({ values }) {
   let count = 0;
   for (let sum = 0; sum < half; count++) sum += falling[count];
   return count / values.length;
-}
-
-/**
- * The photo's element once it can be drawn.
- * @param {string} id
- */
-export async function photo(id) {
-  const image = byId(id);
-  if (!(image instanceof HTMLImageElement)) throw new TypeError(`#${id} is not a picture.`);
-  await image.decode();
-  return image;
-}
-
-/** @param {string} id */
-function byId(id) {
-  const found = document.getElementById(id);
-  if (!found) throw new TypeError(`The page has no #${id}.`);
-  return found;
 }

@@ -1,0 +1,66 @@
+// @ts-check
+// The photo that everything is painted on: the gallery's, the server's picture, or the reader's own file.
+
+import { pencil } from "./maps.js";
+
+const LONGEST_PX = 1024; // no canvas of the page shows more
+
+/** @type {WeakMap<HTMLImageElement, Promise<OffscreenCanvas>>} */
+const drawables = new WeakMap();
+
+/**
+ * An <img>'s picture in a size that is quick to draw, made once.
+ * @param {string} id of the <img>
+ */
+export function photo(id) {
+  const image = document.getElementById(id);
+  if (!(image instanceof HTMLImageElement)) throw new TypeError(`The page has no picture #${id}.`);
+  const drawable = drawables.get(image) ?? shrunk(image);
+  drawables.set(image, drawable);
+  return drawable;
+}
+
+/** @param {HTMLImageElement} image */
+async function shrunk(image) {
+  await image.decode();
+  const { naturalWidth, naturalHeight } = image;
+  const scale = Math.min(1, LONGEST_PX / Math.max(naturalWidth, naturalHeight));
+  const width = Math.max(1, Math.round(naturalWidth * scale));
+  const height = Math.max(1, Math.round(naturalHeight * scale));
+  const canvas = new OffscreenCanvas(width, height);
+  const context = pencil(canvas);
+  context.imageSmoothingQuality = "high";
+  context.drawImage(image, 0, 0, width, height);
+  return canvas;
+}
+
+/** A file of the reader's, decoded by the browser. Let go of it when another one is chosen. */
+export class LocalPhoto {
+  /** @param {File} file */
+  constructor(file) {
+    this.file = file;
+    this.url = URL.createObjectURL(file);
+    this.image = new Image();
+    this.image.src = this.url;
+    /** Whether the browser can decode it. */
+    this.decoded = this.image.decode().then(
+      () => true,
+      () => false,
+    );
+  }
+
+  /**
+   * Whether the browser decodes it to the size that the server says it has; if not, they do not mean
+   * the same picture, turned or cut otherwise.
+   * @param {number} width
+   * @param {number} height
+   */
+  async hasSize(width, height) {
+    if (!(await this.decoded)) return false;
+    return this.image.naturalWidth === width && this.image.naturalHeight === height;
+  }
+
+  letGo() {
+    URL.revokeObjectURL(this.url);
+  }
+}
