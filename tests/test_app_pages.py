@@ -195,8 +195,11 @@ def test_every_gallery_photo_is_shown_credited_and_there(client: TestClient) -> 
 @pytest.mark.parametrize(
     ("shows", "sentence"),
     [
-        (["not theirs"], "None of the names that they know fits this photo."),
-        (["not theirs", *LABELS], f"The photo shows: {' or '.join(LABELS)}. All are right."),
+        (["not theirs"], "What the photo shows is not a class they know."),
+        (
+            ["not theirs", *LABELS],
+            "The photo shows: a, b, c, d, e, f, g, h, i or j. All three are right.",
+        ),
     ],
     ids=["none", "any"],
 )
@@ -224,7 +227,7 @@ def test_the_gallery_names_what_the_family_knows_and_who_misses_it(
         each[":text"].replace(photo["title"], "").strip()
         for each, photo in zip(buttons, photos, strict=True)
     ]
-    assert said == ["c: missed by all", "d: missed by one", "e", "not among its classes"]
+    assert said == ["c: missed by all", "d: missed by one", "e", "not a class they know"]
 
 
 def test_every_field_has_a_label_and_every_picture_a_text(client: TestClient, jpeg: bytes) -> None:
@@ -295,6 +298,44 @@ def test_the_pictures_are_in_the_page_and_show_something(client: TestClient, jpe
     assert len(pictures) == 1 + 3 + 8 + 16  # photo, overlays, spatial maps, channel bars
     for uri in pictures:
         assert np.asarray(picture(base64.b64decode(uri.split(",")[1]))).std() > 5
+
+
+@pytest.mark.parametrize(
+    ("said", "headline", "hint"),
+    [
+        ([("a", 0.9), ("a", 0.5), ("a", 0.2)], "All three say a", False),
+        ([("a", 0.9), ("b", 0.3), ("a", 0.2)], "They disagree: a or b?", True),
+        ([("a", 0.4), ("b", 0.3), ("c", 0.49)], "They are not sure: a, b or c?", True),
+        ([("a", 0.4), ("a", 0.3), ("a", 0.2)], "They are not sure: perhaps a", True),
+        ([("a", 0.5), ("a", 0.3)], "Both say a", False),
+        ([("b", 0.5)], "It says b", False),
+        ([("b", 0.4)], "It is not sure: perhaps b", True),
+    ],
+)
+def test_the_headline_says_whether_they_agree_and_are_sure(
+    client: TestClient,
+    jpeg: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    said: list[tuple[str, float]],
+    headline: str,
+    hint: bool,
+) -> None:
+    def shown(*args: Any) -> dict[str, Any]:
+        result = made(*args)
+        for answer, (label, probability) in zip(result["explained"].results, said, strict=True):
+            top = answer.predictions[0]
+            top.index, top.label, top.probability = LABELS.index(label), label, probability
+        return result
+
+    made = pages_module._shown
+    monkeypatch.setattr(pages_module, "_shown", shown)
+    page = page_of(fragment(client, jpeg, models=list(FAMILY)[: len(said)], target="d"))
+    assert " ".join(page.one(id="result-title")[":text"].split()) == headline
+    words = " ".join(page.one(class_="verdict")[":text"].split())
+    assert all(f"{probability * 100:.1f} %" in words for _, probability in said)
+    assert bool(page.all(class_="unsure")) == hint
+    looked = " ".join(page.one(class_="looked")[":text"].split())
+    assert looked == f"Where {'it' if len(said) == 1 else 'they'} looked for d"
 
 
 @pytest.mark.parametrize("item", GALLERY[:3], ids=lambda item: item["file"])

@@ -168,7 +168,7 @@ class PhotoForm extends HTMLElement {
     if (file.type && !types.includes(file.type)) {
       this.#fail("This is not a photo we can read", `“${file.name}” is ${file.type}. Use ${formats}.`);
     } else if (file.size > Number(maxMb) * MIB) {
-      this.#fail("This photo is too large", `“${file.name}” has ${size} MB; at most ${maxMb} MB are allowed.`);
+      this.#fail("This photo is too large", `“${file.name}” has ${size} MB; at most ${maxMb} MB is allowed.`);
     } else {
       return true;
     }
@@ -269,7 +269,7 @@ class PhotoForm extends HTMLElement {
     const error = page.getElementById("error");
     const result = page.getElementById("result");
     if (!error && !result) {
-      this.#fail("The server could not answer", `It said ${status}. Try again in a moment.`);
+      this.#fail("The server could not answer", `It answered with status ${status}. Try again in a moment.`);
       return;
     }
     document.getElementById("error")?.remove();
@@ -281,7 +281,7 @@ class PhotoForm extends HTMLElement {
     document.getElementById("result")?.remove();
     this.#answer.append(document.importNode(result, true)); // import first: children upgrade, then connect
     document.title = page.title;
-    const said = one(this.#answer, ".verdict p", HTMLElement).textContent ?? "";
+    const said = one(this.#answer, ".verdict h2", HTMLElement).textContent ?? "";
     this.#status.textContent = said.replace(/\s+/g, " ").trim();
     this.#remember();
   }

@@ -112,7 +112,7 @@ class CompareView extends HTMLElement {
       show(element, "nothing", map.max <= 0);
       if (map.max <= 0) continue;
       fill(element, "peak", String(Number(map.max.toPrecision(3))));
-      fill(element, "spread", ` · half the heat on ${Math.round(halfShare(map) * 100)}\u00a0% of what it saw`);
+      fill(element, "spread", ` · half the heat on ${Math.round(halfShare(map) * 100)}\u00a0% of its view`);
     }
   }
 
