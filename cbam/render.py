@@ -35,6 +35,9 @@ COLOUR_MAPS: dict[str, tuple[tuple[int, int, int], ...]] = {
 NO_EVIDENCE = "no positive evidence"
 
 
+FLAT = 1e-6  # a gate that varies less says nothing about where
+
+
 def colour(values: Floats, name: str = "inferno") -> NDArray[np.float32]:
     """Values in [0, 1], any shape -> RGB in 0..255, float32, shape (..., 3)."""
     stops = np.asarray(COLOUR_MAPS[name], dtype=np.float32)
@@ -94,7 +97,7 @@ def overlay(
 def spatial_tile(photo: Image.Image, spatial: Floats) -> Image.Image:
     """A spatial gate's map over the view, from its least to its greatest value; flat: grey."""
     spread = float(spatial.max() - spatial.min())
-    if spread < 1e-6:  # the same everywhere says nothing about where
+    if spread < FLAT:  # the same everywhere says nothing about where
         return Image.new("RGB", photo.size, "#999999")
     values = enlarged((spatial - spatial.min()) / spread, *photo.size)
     base = np.asarray(photo.convert("L"), dtype=np.float32)[..., None]

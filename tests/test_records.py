@@ -1,5 +1,6 @@
 """Growing by a file and a line: toys that nobody but their record knows work everywhere."""
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,12 @@ def test_a_toy_is_in_the_api(client: TestClient, photo: Path):
     assert sheet.headers["content-type"] == "image/png"
 
 
+def test_a_toy_is_on_the_page(client: TestClient, photo: Path):
+    page = client.post("/", files={"image": photo.read_bytes()}).text
+    for words in ("Toy-Steps", "a gate for everything", "One toys.", "Toying.", "what and where"):
+        assert words in page
+
+
 def test_a_toy_is_listed_by_the_command(models: Path, monkeypatch: pytest.MonkeyPatch, photo: Path):
     monkeypatch.setattr("cbam.cards.families.models_folder", lambda: models)
     listed = CliRunner().invoke(cli.app, ["models", "list", "--markdown"]).output
@@ -200,3 +207,11 @@ def test_a_toy_is_trained_by_a_recipe(toys: None, make_photo: Callable[..., Any]
     assert result.exit_code == 0, result.output
     trained = load(tmp_path / "trained" / "steps-toy-toys")
     assert trained.explain(make_photo()).attention[1].gates["volume"].values.shape[0] == 6
+
+
+def test_no_template_and_no_script_knows_a_kind_of_attention_by_its_name():
+    root = Path(__file__).parent.parent
+    files = [*(root / "templates").glob("*.html"), *(root / "static" / "js").rglob("*.js")]
+    names = "|".join(name for name, record in ATTENTION.items() if record.gates)
+    for file in files:
+        assert not re.search(rf"[\"']({names})[\"']", file.read_text(encoding="utf-8")), file

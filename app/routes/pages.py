@@ -12,6 +12,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import HTMLResponse
 from PIL import Image
@@ -20,10 +21,11 @@ from pydantic import ValidationError
 from app.edge.access import admit
 from app.problems import status_and_detail, title
 from app.routes import answers
+from app.routes.answers import Map
 from app.routes.deps import Asked, ask_about, engine_of, photo_of, settings_of
 from app.routes.forms import PageFields
 from app.routes.uploads import Upload, read_upload
-from cbam import METHODS, __version__, render
+from cbam import ATTENTION, METHODS, __version__, render
 from cbam.errors import CBAMLensError
 from cbam.explain.explanation import Explanation
 
@@ -129,6 +131,7 @@ def _render(
         "root": request.scope.get("root_path", "").rstrip("/"),
         "photo": next((photo for photo in photos if photo["file"] == fields.photo), None),
         "options": fields.model_dump(),
+        "attention": ATTENTION,
         "colour_maps": render.COLOUR_MAPS,
         "error": problem,
         "result": result,
@@ -199,7 +202,8 @@ def _shown(asked: Asked[PageFields], parts: frozenset[str]) -> dict[str, Any]:
         "models": [answers.model_info(model) for model in asked.models],
         "photo_uri": "",
         "overlays": [],
-        "gates": [],
+        "gates": [_gates(each, "page" in parts) for each in explanations],
+        "unit": METHODS[explanations[0].method].unit,
     }
     if "photo" in parts or "page" in parts:
         shown = explanations[0].photo.copy()
@@ -209,7 +213,6 @@ def _shown(asked: Asked[PageFields], parts: frozenset[str]) -> dict[str, Any]:
             result["photo_uri"] = _uri(shown, "JPEG")
     if "page" in parts:
         result["overlays"] = [_uri(_overlay(each, shown), "JPEG") for each in explanations]
-        result["gates"] = [_gates(each) for each in explanations]
     return result
 
 
@@ -220,20 +223,28 @@ def _overlay(explanation: Explanation, shown: Image.Image) -> Image.Image:
     return render.overlay(shown, explanation.heatmap, view.scaled(scale, *shown.size))
 
 
-def _gates(explanation: Explanation) -> list[dict[str, str | None]]:
+def _gates(explanation: Explanation, pictures: bool) -> list[dict[str, Any]]:
+    """Each block's gates as they are drawn: over places on the view, over channels as bars.
+
+    With `pictures` for readers without JavaScript.
+    """
     view = explanation.view
     tile = explanation.photo.crop((view.x0, view.y0, view.x1, view.y1)).resize((112, 112))
-    return [
-        {
-            "spatial": None
-            if block.spatial is None
-            else _uri(render.spatial_tile(tile, block.spatial), "JPEG"),
-            "bars": None
-            if block.channel is None
-            else _uri(render.channel_bars(block.channel, 112, 40), "PNG"),
-        }
-        for block in explanation.attention
-    ]
+    blocks: list[dict[str, Any]] = []
+    for block in explanation.attention:
+        planes, vectors = [], []
+        for gate in block.gates.values():
+            plane, vector = gate.plane, gate.vector
+            drawn = {"kind": gate.kind, "pooled": plane is not None and vector is not None}
+            if plane is not None:
+                picture = _uri(render.spatial_tile(tile, plane), "JPEG") if pictures else ""
+                flat = float(np.ptp(plane)) < render.FLAT
+                planes.append({**drawn, "map": Map.of(plane), "flat": flat, "picture": picture})
+            if vector is not None:
+                picture = _uri(render.channel_bars(vector, 112, 40), "PNG") if pictures else ""
+                vectors.append({**drawn, "bars": vector.tolist(), "picture": picture})
+        blocks.append({"block": block.block, "planes": planes, "vectors": vectors})
+    return blocks
 
 
 def _uri(image: Image.Image, kind: str) -> str:

@@ -47,7 +47,7 @@ ATTENTION: dict[str, Attention] = {
         lambda channels: nn.Identity(),
         "",
         "no attention",
-        "One takes everything as it comes.",
+        "One has no attention.",
     ),
     "se": Attention(
         SE,
@@ -55,8 +55,8 @@ ATTENTION: dict[str, Attention] = {
         "channel attention",
         "One weighs what it sees.",
         (ChannelGate.kind,),
-        "SE multiplies every channel of a block's features by how much that feature matters. It "
-        "can say what matters, never where; 1 lets through, 0 shuts.",
+        "SE has channel gates only: they say what matters, but they cannot say where. A gate of 1 "
+        "lets everything through, a gate of 0 blocks it.",
         "https://arxiv.org/abs/1709.01507",
     ),
     "cbam": Attention(
@@ -65,9 +65,9 @@ ATTENTION: dict[str, Attention] = {
         "channel + spatial attention",
         "One, with CBAM attention, also weighs where.",
         (ChannelGate.kind, SpatialGate.kind),
-        "CBAM attention multiplies the features of each block twice: first every channel by how "
-        "much that feature matters (what), then every place by how much it matters (where); 1 lets "
-        "through, 0 shuts.",
+        "CBAM attention multiplies the features of each block twice: first each channel by how "
+        "much that feature matters (what), then each place by how much that place matters "
+        "(where). A gate of 1 lets everything through, a gate of 0 blocks it.",
         "https://arxiv.org/abs/1807.06521",
     ),
 }

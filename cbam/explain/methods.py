@@ -43,6 +43,7 @@ class Method:
     # All classes' maps (K, h, w) at once, where the head is average pooling and a linear layer.
     pooled: Pooled | None = None
     versus: bool = False  # contrasts the class with others
+    unit: str = ""  # of its raw values
     package: str = ""  # its class in the grad-cam package: the oracle of tests and benchmarks
 
 
@@ -58,6 +59,7 @@ METHODS: dict[str, Method] = {
         "low",
         lambda case: gradcam(*case.gradient()),
         lambda activation, linear, ks: pooled_gradcam(activation, linear.weight[list(ks)]),
+        unit="logits",
         package="GradCAM",
     ),
     "hirescam": Method(
@@ -68,6 +70,7 @@ METHODS: dict[str, Method] = {
         "low",
         by_package("HiResCAM"),
         lambda activation, linear, ks: pooled_gradcam(activation, linear.weight[list(ks)]),
+        unit="logits",
         package="HiResCAM",
     ),
     "elementwise": Method(
@@ -123,6 +126,7 @@ METHODS: dict[str, Method] = {
         "low",
         finercam,
         versus=True,
+        unit="logits",
         package="FinerCAM",
     ),
     "counterfactual": Method(
@@ -133,6 +137,7 @@ METHODS: dict[str, Method] = {
         "low",
         counterfactual,
         lambda activation, linear, ks: pooled_gradcam(activation, -linear.weight[list(ks)]),
+        unit="logits",
     ),
     "ablationcam": Method(
         "Ablation-CAM",
