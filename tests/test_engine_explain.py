@@ -243,12 +243,13 @@ def test_a_question_holds_what_its_names_mean(make_model: MakeModel):
     options = Options("church", "finercam", "layer4.1,layer2.0", versus="4", time_limit_s=3)
     question = resolve(models, options)
     assert question.models == tuple(models)
-    assert (question.target, question.versus) == (1, (4,))
+    assert (question.target, question.word, question.versus) == ((1,), "", (4,))
     assert question.layers == (("layer2.0", "layer4.1"),) * 2
     assert question.method is METHODS["finercam"]
     assert question.time_limit_s == 3
     assert resolve(models).layers == (("layer4.1",),) * 2
     assert resolve(models).time_limit_s == float("inf")
+    assert resolve(models).target == ()
 
 
 @pytest.mark.parametrize("method", ["gradcam", "layercam", "scorecam"])

@@ -6,11 +6,14 @@ names their sha256, which is checked before a byte of them is parsed.
 
 import hashlib
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tomli_w
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load as parse_safetensors
@@ -20,6 +23,7 @@ from torch import Tensor, nn
 from cbam.attention import ATTENTION
 from cbam.backbones import BACKBONES, build
 from cbam.cards.int8 import quantise, widen
+from cbam.cards.words import grouped
 from cbam.errors import BadCard, CBAMLensError, UnknownName
 from cbam.images.preprocess import Preprocess
 
@@ -79,18 +83,38 @@ class Card:
         """How data sets name each class, in class order: by its folder, or by its label."""
         return self.folders or self.labels
 
-    def class_index(self, target: int | str) -> int:
-        """The class meant by an index, its digits or a label (case does not matter).
+    @cached_property
+    def words(self) -> dict[str, tuple[int, ...]]:
+        """Everyday word -> its classes, "cat" -> tabby, Siamese cat ...; else label -> its own."""
+        return grouped(self.class_folders, self.labels)
 
-        Raises UnknownName with the labels that there are.
+    @cached_property
+    def word_of(self) -> NDArray[np.int64]:
+        """The position in `words` of each class's word: (classes,)."""
+        position = np.empty(len(self.labels), np.int64)
+        for number, indices in enumerate(self.words.values()):
+            position[list(indices)] = number
+        return position
+
+    @cached_property
+    def _meant(self) -> dict[str, tuple[int, ...]]:
+        """What a text means, in lower case: a label its class, a WordNet id, a word all of its."""
+        every = {word.casefold(): indices for word, indices in self.words.items()}
+        for names in (self.class_folders, self.labels):  # a label goes before a word
+            every |= {name.casefold(): (index,) for index, name in reversed([*enumerate(names)])}
+        return every
+
+    def classes(self, target: int | str) -> tuple[int, ...]:
+        """The classes meant by an index, its digits, a label, a WordNet id or an everyday word.
+
+        Case does not matter. Only a word means several. Raises UnknownName with the labels that
+        there are.
         """
         text = str(target).strip()
         if text.isdecimal() and int(text) < len(self.labels):
-            return int(text)
-        folded = text.casefold()
-        for index, label in enumerate(self.labels):
-            if label.casefold() == folded:
-                return index
+            return (int(text),)
+        if found := self._meant.get(text.casefold()):
+            return found
         shown = [f"{index} {label}" for index, label in enumerate(self.labels[:20])]
         if len(self.labels) > len(shown):
             shown.append(f"... up to {len(self.labels) - 1}")
@@ -160,7 +184,8 @@ def write_card(card: Card, weights: dict[str, Tensor] | None = None) -> Card:
     Returns the card with the sha256 of the weights now stored.
     """
     card.folder.mkdir(parents=True, exist_ok=True)
-    values = {key: value for key, value in vars(card).items() if key not in ("labels", "folder")}
+    values = {each.name: getattr(card, each.name) for each in fields(card)}
+    del values["labels"], values["folder"]
     values["preprocess"] = {
         key: list(value) if isinstance(value, tuple) else value
         for key, value in vars(card.preprocess).items()

@@ -5,16 +5,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from cbam.cards.card import Card
 from cbam.errors import OptionClash
 from cbam.explain.explanation import BlockAttention, Explanation, GateMap, HeatMap, Prediction
 from cbam.explain.formulas import mean_of_layers
 from cbam.explain.methods import heat_maps
 from cbam.explain.question import Explainable, Layers, Question
-from cbam.explain.targets import ClassLogit, rivals
+from cbam.explain.targets import AnyOf, ClassLogit, Target, rivals
 from cbam.trace.cut import Cut, Place
 
 
@@ -60,7 +62,7 @@ class _Asked:
 
     question: Question
     photo: Image.Image
-    target: int | None = field(init=False)  # once known, the class that all models explain
+    target: tuple[int, ...] = field(init=False)  # once known, what all models explain
     versus: tuple[int, ...] = field(init=False)  # once known, the classes that all contrast it with
     image: Tensor | None = None  # (3, S, S), as the model at work sees the photo
     ends_at: float = field(init=False)  # on time.monotonic()
@@ -124,50 +126,74 @@ def _explanation(
         logits, head_maps = cut.run_head(outputs[cut.layer])
         probabilities = logits[0].softmax(dim=0)
         top = probabilities.topk(min(question.top_k, len(probabilities))).indices.tolist()
-    index = asked.target = top[0] if asked.target is None else asked.target
+    asked.target = asked.target or (top[0],)
+    index = max(asked.target, key=lambda which: float(logits[0, which]))  # of a word: the likeliest
     if method.versus and not asked.versus:
         asked.versus = rivals(logits[0], index)
     if index in asked.versus:
-        raise OptionClash(
-            f"'{labels[index]}' cannot be contrasted with itself: name another class."
-        )
-    classes = [index]
+        raise OptionClash(f"'{labels[index]}' cannot be contrasted with itself: name another.")
+    word = question.word
+    classes = [] if word else [index]
     if method.pooled is not None and cut.pooled_linear is not None and not cut.passed:
-        classes += [other for other in top if other != index]  # these maps come free
-    raw = [
-        heat_maps(
-            each,
-            outputs[each.layer],
-            [ClassLogit(which) for which in classes],
+        classes += [other for other in top if other not in classes]  # these maps come free
+
+    def maps(at: Cut, targets: Sequence[Target]) -> Tensor:
+        return heat_maps(
+            at,
+            outputs[at.layer],
+            targets,
             method,
             versus=asked.versus,
             image=image,
             ends_at=asked.ends_at,
         )
-        for each in cut.cuts
-    ]
+
+    logit_maps = [ClassLogit(which) for which in classes]
+    raw = [maps(each, logit_maps) for each in cut.cuts] if classes else []
+    if word:
+        of_word = [maps(each, [AnyOf(asked.target)]) for each in cut.cuts]
+        raw = [torch.cat(both) for both in zip(of_word, raw, strict=True)] if raw else of_word
     heat = (mean_of_layers(raw, image.shape[2:]) if cut.passed else raw[0]).numpy()
     head_ms = (time.perf_counter() - started) * 1000
 
     def prediction(which: int) -> Prediction:
         return Prediction(which, labels[which], float(probabilities[which]))
 
+    explained = prediction(index)
+    if word:
+        chance = float(probabilities[list(asked.target)].sum())
+        explained = Prediction(index, word, chance, asked.target)
+    shown = [explained, *(prediction(which) for which in classes if word or which != index)]
     gates = {**outputs, **head_maps} if question.attention else {}
     return Explanation(
         model=model.card.name,
         photo=asked.photo,
         view=model.card.preprocess.view(*asked.photo.size),
         predictions=tuple(prediction(which) for which in top),
-        target=prediction(index),
+        target=explained,
         method=question.method_name,
         layer=",".join(each.layer for each in cut.cuts),
         heatmaps=tuple(
-            HeatMap(which, labels[which], heat[position]) for position, which in enumerate(classes)
+            HeatMap(each.index, each.label, heat[position]) for position, each in enumerate(shown)
         ),
         attention=_attention(gates, cut.places),
         timing_ms={"trunk": trunk_ms, "head": head_ms},
         versus=tuple(prediction(which) for which in asked.versus),
+        words=_words(probabilities, model.card, question.top_k),
     )
+
+
+def _words(probabilities: Tensor, card: Card, count: int) -> tuple[Prediction, ...]:
+    """The most probable everyday words of probabilities (classes,), the likeliest first."""
+    each = probabilities.numpy()
+    sums = np.bincount(card.word_of, each)
+    words = [*card.words.items()]
+    found: list[Prediction] = []
+    for number in (-sums).argsort(kind="stable")[:count]:
+        word, indices = words[number]
+        likeliest = max(indices, key=lambda index: float(each[index]))
+        found.append(Prediction(likeliest, word, float(sums[number]), indices))
+    return tuple(found)
 
 
 def _attention(

@@ -16,11 +16,12 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Prediction:
-    """One class and how probable the model finds it (softmax)."""
+    """A class or an everyday word, and how probable the model finds it (softmax)."""
 
-    index: int
+    index: int  # of a word: its most probable class
     label: str
     probability: float
+    indices: tuple[int, ...] = ()  # of a word: its classes, whose probabilities are summed
 
 
 @dataclass(frozen=True)
@@ -100,13 +101,14 @@ class Explanation:
     photo: Image.Image  # upright RGB
     view: Box  # the part of the photo that the model saw
     predictions: tuple[Prediction, ...]  # the most probable first
-    target: Prediction  # the class explained
+    target: Prediction  # the class or word explained
     method: str
     layer: str  # several: "layer3.1,layer4.1"
     heatmaps: tuple[HeatMap, ...]  # the target's first, then those that came free
     attention: tuple[BlockAttention, ...]  # empty if the model has no gates
     timing_ms: dict[str, float]  # "trunk", "head"
     versus: tuple[Prediction, ...] = ()  # classes that the map contrasts the target with
+    words: tuple[Prediction, ...] = ()  # the predictions in everyday words: "cat"
 
     @property
     def heatmap(self) -> Floats:

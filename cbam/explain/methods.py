@@ -43,6 +43,7 @@ class Method:
     # All classes' maps (K, h, w) at once, where the head is average pooling and a linear layer.
     pooled: Pooled | None = None
     versus: bool = False  # contrasts the class with others
+    groups: bool = True  # explains any target, not only a class's logit
     unit: str = ""  # of its raw values
     package: str = ""  # its class in the grad-cam package: the oracle of tests and benchmarks
 
@@ -116,6 +117,7 @@ METHODS: dict[str, Method] = {
         "two backward passes through the head",
         "low",
         shapleycam,
+        groups=False,
         package="ShapleyCAM",
     ),
     "finercam": Method(
@@ -127,6 +129,7 @@ METHODS: dict[str, Method] = {
         finercam,
         versus=True,
         unit="logits",
+        groups=False,
         package="FinerCAM",
     ),
     "counterfactual": Method(

@@ -16,7 +16,7 @@ Layers = tuple[str, ...]  # blocks of one model, in its network's order, each on
 class Options:
     """What to explain, and how. The defaults are those of the page, the API and the library."""
 
-    target: int | str | None = None  # class index or label; None: the (first) model's top class
+    target: int | str | None = None  # class index, label or word; None: the first model's top class
     method: str = GRADCAM
     layer: str | Sequence[str] | None = None  # or several, "layer3.1,layer4.1"; None: the last
     top_k: int = 5  # predictions, and heat maps where they come free
@@ -49,7 +49,8 @@ class Question:
     layers: tuple[Layers, ...]  # of each model
     method: Method
     method_name: str
-    target: int | None  # None: the first model's top class
+    target: tuple[int, ...]  # classes: one, or all of a word; empty: the first model's top class
+    word: str  # that means several classes; else empty
     versus: tuple[int, ...]  # empty: the classes that come closest, for methods that contrast
     top_k: int
     attention: bool
@@ -77,11 +78,14 @@ def resolve(models: Sequence[Explainable], options: Options = DEFAULTS) -> Quest
             f"Method '{options.method}' explains a class by itself. To contrast it with "
             f"'{str(options.versus)[:80]}', choose the method {able}."
         )
-    target = None if options.target is None else card.class_index(options.target)
-    versus = () if options.versus is None else (card.class_index(options.versus),)
-    if target is not None and target in versus:
+    target = () if options.target is None else card.classes(options.target)
+    versus = () if options.versus is None else card.classes(options.versus)
+    if set(target) & set(versus):
+        raise OptionClash(f"'{options.target}' cannot be contrasted with itself: name another.")
+    if len(target) > 1 and not method.groups:
         raise OptionClash(
-            f"'{card.labels[target]}' cannot be contrasted with itself: name another class."
+            f"Method '{options.method}' explains one class; '{str(options.target)[:80]}' means "
+            f"{len(target)}: name one, such as '{card.labels[target[0]]}'."
         )
     return Question(
         tuple(models),
@@ -89,6 +93,7 @@ def resolve(models: Sequence[Explainable], options: Options = DEFAULTS) -> Quest
         method,
         options.method,
         target,
+        next(word for word, at in card.words.items() if at == target) if len(target) > 1 else "",
         versus,
         options.top_k,
         options.attention,

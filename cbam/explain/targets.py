@@ -24,6 +24,16 @@ class ClassLogit:
 
 
 @dataclass(frozen=True)
+class AnyOf:
+    """The log of the summed probability of several classes: logits (N, classes) -> (N,)."""
+
+    indices: tuple[int, ...]
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        return logits.log_softmax(dim=1)[:, self.indices].logsumexp(dim=1)
+
+
+@dataclass(frozen=True)
 class Against:
     """What speaks against a target: its number with the other sign."""
 
