@@ -36,11 +36,11 @@ class Running:
 
 
 @contextmanager
-def running(app: FastAPI, parser: str = "") -> Iterator[Running]:
+def running(app: FastAPI) -> Iterator[Running]:
     """The app on a free port, ready. Drained at the end."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        server = Server(app, parser, log_level="warning")
+        server = Server(app, log_level="warning")
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         served = Running(listening.getsockname()[1], server, thread)

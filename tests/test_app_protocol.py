@@ -18,7 +18,7 @@ from app_server import rest_of, running
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
-from app.edge.deadlines import HEAD_LIMIT, PROTOCOLS
+from app.edge.deadlines import HEAD_LIMIT
 from app.edge.guard import HEADERS
 from app.main import create_app
 from app.settings import Settings
@@ -51,16 +51,11 @@ def impatient(models: Path, **settings: Any) -> FastAPI:
     return app
 
 
-# uvicorn chooses httptools where it is there, and our dependencies bring it.
-@pytest.fixture(scope="module", params=["httptools", pytest.param("h11", marks=pytest.mark.slow)])
-def port(request: pytest.FixtureRequest, tiny_models: Path) -> Iterator[int]:
-    """A server with short deadlines, once for each parser that uvicorn has."""
-    with running(impatient(tiny_models), request.param) as served:
+@pytest.fixture(scope="module")
+def port(tiny_models: Path) -> Iterator[int]:
+    """A server with short deadlines."""
+    with running(impatient(tiny_models)) as served:
         yield served.port
-
-
-def test_both_parsers_of_uvicorn_are_tested() -> None:
-    assert set(PROTOCOLS) == {"h11", "httptools"}
 
 
 def connected(port: int) -> socket.socket:
@@ -189,16 +184,13 @@ def test_a_drop_now_and_then_buys_no_time(port: int, begun: bytes, status: int |
         assert parsed(answer)[0] == status
 
 
-def test_a_slow_answer_to_a_whole_request_is_not_cut(
-    port: int, request: pytest.FixtureRequest
-) -> None:
+def test_a_slow_answer_to_a_whole_request_is_not_cut(port: int) -> None:
     with connected(port) as client:
         client.sendall(
             f"POST /slow?seconds={SLOW_S} HTTP/1.1\r\nHost: test\r\n".encode()
             + b"Content-Length: 4\r\n\r\nbody"
         )
-        if "httptools" in request.node.name:  # h11 takes it for the next request
-            client.sendall(b"\r\n")  # which old browsers add
+        client.sendall(b"\r\n")  # which old browsers add
         status, body = answer_of(client)
     assert status == 200
     assert json.loads(body) == {"bytes": 4}
@@ -269,18 +261,17 @@ def test_what_is_no_http_is_a_400_in_our_shape(port: int, sent: bytes) -> None:
 
 
 def test_a_head_without_end_is_refused_before_its_deadline(tiny_models: Path) -> None:
-    for parser in PROTOCOLS:
-        app = impatient(tiny_models, header_timeout_s=20)
-        with running(app, parser) as served, served.connect() as client:
-            with contextlib.suppress(OSError):
-                client.sendall(EXPLAIN + b"X-Long: ")
-                for _ in range(100):
-                    client.sendall(b"x" * (HEAD_LIMIT // 10))
-                    time.sleep(0.005)
-            answer, seconds = rest_of(client)
-            assert seconds < 10
-            if answer:  # else the reset went before it
-                assert parsed(answer)[0] in (400, 431)
+    app = impatient(tiny_models, header_timeout_s=20)
+    with running(app) as served, served.connect() as client:
+        with contextlib.suppress(OSError):
+            client.sendall(EXPLAIN + b"X-Long: ")
+            for _ in range(100):
+                client.sendall(b"x" * (HEAD_LIMIT // 10))
+                time.sleep(0.005)
+        answer, seconds = rest_of(client)
+        assert seconds < 10
+        if answer:  # else the reset went before it
+            assert parsed(answer)[0] == 431
 
 
 # Many at once
@@ -300,21 +291,20 @@ def test_more_connections_than_are_open_at_once_are_refused_with_503(tiny_models
 
 def test_a_reader_that_takes_nothing_is_cut_off(tiny_models: Path) -> None:
     big = 16 * 2**20
+    app = impatient(tiny_models, send_timeout_s=0.3)
 
+    @app.get("/big")
     async def large() -> Response:
         return Response(b"x" * big)
 
-    for parser in PROTOCOLS:
-        app = impatient(tiny_models, send_timeout_s=0.3)
-        app.get("/big")(large)
-        with running(app, parser) as served:
-            with served.connect() as client:
-                client.sendall(b"GET /big HTTP/1.1\r\nHost: test\r\n\r\n")
-                time.sleep(1)
-                received, _ = rest_of(client)
-            assert 0 < len(received) < big
-            # Who reads, gets all of it.
-            assert len(httpx.get(f"{served.address}/big").content) == big
+    with running(app) as served:
+        with served.connect() as client:
+            client.sendall(b"GET /big HTTP/1.1\r\nHost: test\r\n\r\n")
+            time.sleep(1)
+            received, _ = rest_of(client)
+        assert 0 < len(received) < big
+        # Who reads, gets all of it.
+        assert len(httpx.get(f"{served.address}/big").content) == big
 
 
 def dripping(port: int, stop: threading.Event, count: int) -> None:

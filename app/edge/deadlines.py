@@ -1,6 +1,6 @@
 """What uvicorn lacks: an end to requests that arrive slowly, or never, and to readers that stall.
 
-Its protocols wait for a request's head and body for ever, and a drop every few seconds keeps a
+Its protocol waits for a request's head and body for ever, and a drop every few seconds keeps a
 connection open (https://github.com/Kludex/uvicorn/issues/157). Here each part of a request has one
 deadline that no byte renews; a request that has come whole is never cut, however slow its answer.
 """
@@ -9,12 +9,10 @@ import asyncio
 import enum
 import logging
 import uuid
-from typing import Any, ClassVar
+from typing import Any
 
-import h11
-from starlette.types import Scope
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.edge.guard import guards
 from app.problems import Problem, title
@@ -22,7 +20,7 @@ from app.settings import Settings
 
 log = logging.getLogger("cbam_lens")
 
-HEAD_LIMIT = 64 * 1024  # bytes; httptools, unlike h11, has no limit of its own
+HEAD_LIMIT = 64 * 1024  # bytes; httptools has no limit of its own
 # The app answers a slow upload itself, in the shape that its route has. This long after it the
 # connection ends in any case: its route may have answered before, and read nothing.
 GRACE_S = 1.0
@@ -36,30 +34,40 @@ class Part(enum.Enum):
     BODY = "body"
 
 
-class Deadlines(asyncio.Protocol):
-    """Goes before one of uvicorn's HTTP protocols in a class's bases. See `deadline_protocol`."""
+class Deadlines(HttpToolsProtocol):
+    """uvicorn's HTTP protocol with the deadlines of its app's settings."""
 
-    settings: ClassVar[Settings]
-    # uvicorn's
-    transport: asyncio.Transport
-    loop: asyncio.AbstractEventLoop
-    connections: set[Any]
-    server_state: Any
-    client: tuple[str, int] | None
-    scope: Any
-    cycle: Any
-
+    _part = Part.HEAD  # of the request that comes
+    _owed = 0  # answers to requests that came whole; -1: answered before the body had come
     _awaited: tuple[Part, Any] | None = None  # the part, and the request before or of it
     _head_bytes = 0  # that have come of an unfinished head
     _deadline: asyncio.TimerHandle | None = None
     _unsent = 0  # bytes, when a reader was last looked at
     _reader: asyncio.TimerHandle | None = None
 
+    def __init__(self, config: Config, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        service: Any = config.app
+        self.settings: Settings = service.state.settings
+
     def missing(self) -> Part | None:
         """What of a request is still to come; None while one that came whole is answered."""
-        raise NotImplementedError
+        return None if self._owed > 0 else self._part
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        self._part = Part.BODY
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._part = Part.HEAD  # of the next request
+        self._owed += 1
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._owed -= 1
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if len(self.connections) > self.settings.max_connections:
             self._refuse(503, "Too many connections are open. Try again in a moment.")
@@ -139,8 +147,8 @@ class Deadlines(asyncio.Protocol):
         if self.transport.is_closing():
             return
         if self.cycle is None or not self.cycle.response_started or self.cycle.response_complete:
-            scope = self.scope if self.missing() is Part.BODY else None
-            self.transport.write(_answer(status, detail, scope, self.server_state.default_headers))
+            path = self.scope["path"] if self.missing() is Part.BODY else ""
+            self.transport.write(_answer(status, detail, path, self.server_state.default_headers))
         log.info("%s to %s: %s", status, self.client[0] if self.client else "?", detail)
         self._end()
 
@@ -158,16 +166,14 @@ class Deadlines(asyncio.Protocol):
         self._reader = self.loop.call_later(self.settings.send_timeout_s, self._look_at_reader)
 
 
-def _answer(
-    status: int, detail: str, scope: Scope | None, defaults: list[tuple[bytes, bytes]]
-) -> bytes:
+def _answer(status: int, detail: str, path: str, defaults: list[tuple[bytes, bytes]]) -> bytes:
     """A problem as it travels: status line, headers, body."""
     request_id = uuid.uuid4().hex
     body = Problem(
         title=title(status),
         status=status,
         detail=detail,
-        instance=scope["path"] if scope else "",
+        instance=path,
         request_id=request_id,
     ).model_dump_json()
     headers = {
@@ -179,54 +185,3 @@ def _answer(
     }
     lines = [f"HTTP/1.1 {status} {title(status)}", *(f"{k}: {v}" for k, v in headers.items())]
     return ("\r\n".join(lines) + "\r\n\r\n" + body).encode()
-
-
-class H11Deadlines(Deadlines, H11Protocol):
-    """uvicorn's pure Python protocol, with deadlines."""
-
-    def missing(self) -> Part | None:
-        if self.conn.their_state is h11.IDLE:
-            return Part.HEAD
-        return Part.BODY if self.conn.their_state is h11.SEND_BODY else None
-
-
-PROTOCOLS: dict[str, type[Deadlines]] = {"h11": H11Deadlines}
-
-try:
-    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-except ImportError:  # no extra `standard` of uvicorn
-    pass
-else:
-
-    class HttpToolsDeadlines(Deadlines, HttpToolsProtocol):
-        """uvicorn's fast protocol, with deadlines."""
-
-        _part = Part.HEAD
-        _owed = 0  # answers to requests that came whole; -1: answered before the body had come
-
-        def missing(self) -> Part | None:
-            return None if self._owed > 0 else self._part
-
-        def on_headers_complete(self) -> None:
-            super().on_headers_complete()
-            self._part = Part.BODY
-
-        def on_message_complete(self) -> None:
-            super().on_message_complete()
-            self._part = Part.HEAD  # of the next request
-            self._owed += 1
-
-        def on_response_complete(self) -> None:
-            super().on_response_complete()
-            self._owed -= 1
-
-    PROTOCOLS["httptools"] = HttpToolsDeadlines
-
-
-def deadline_protocol(settings: Settings, parser: str = "") -> type[asyncio.Protocol]:
-    """A protocol for `uvicorn.Config(http=...)` with these settings' deadlines.
-
-    `parser` is a name of PROTOCOLS; by default the fastest one there is, as uvicorn chooses.
-    """
-    base = PROTOCOLS[parser or ("h11" if AutoHTTPProtocol is H11Protocol else "httptools")]
-    return type(base.__name__, (base,), {"settings": settings})

@@ -20,7 +20,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from app.edge.deadlines import deadline_protocol
+from app.edge.deadlines import Deadlines
 from app.settings import Settings
 
 log = logging.getLogger("cbam_lens")
@@ -32,16 +32,11 @@ LAST_S = 1.0
 class Server(uvicorn.Server):
     """uvicorn's server with our settings, around an app of `create_app`.
 
-    `parser` is a name of `app.edge.deadlines.PROTOCOLS`; `last_resort` is started when draining
-    begins; further options are those of `uvicorn.Config`.
+    `last_resort` is started when draining begins; further options are those of `uvicorn.Config`.
     """
 
     def __init__(
-        self,
-        app: FastAPI,
-        parser: str = "",
-        last_resort: threading.Timer | None = None,
-        **options: Any,
+        self, app: FastAPI, last_resort: threading.Timer | None = None, **options: Any
     ) -> None:
         self.service = app
         self.settings: Settings = app.state.settings
@@ -49,7 +44,7 @@ class Server(uvicorn.Server):
         self.cut_off = False  # whether draining left something unfinished
         config = uvicorn.Config(
             app,
-            http=deadline_protocol(self.settings, parser),
+            http=Deadlines,
             lifespan="on",
             server_header=False,
             access_log=self.settings.log_style == "off",  # else there is our own line a request
