@@ -23,6 +23,7 @@ from app.main import create_app
 from app.routes.api import api
 from app.settings import Settings
 from cbam import METHODS
+from cbam.images.formats import EITHER, FORMATS
 
 pytest_plugins = ["app_fixtures"]
 # Schemathesis' own: warnings of the libraries that it drives, not of the service.
@@ -31,7 +32,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:jsonschema"),
 ]
 
-PHOTOS = [encoded(photo(40, 30, seed), kind) for seed, kind in enumerate(("JPEG", "PNG", "WEBP"))]
+PHOTOS = [encoded(photo(40, 30, seed), kind) for seed, kind in enumerate(FORMATS)]
 ENUMS = {
     "models": {"items": {"enum": list(FAMILY)}},
     "model": {"enum": list(FAMILY)},
@@ -43,7 +44,7 @@ ENUMS = {
 }
 # Why a form that the schema allows may be refused: what no schema can say.
 BEYOND_SCHEMAS = (
-    "no JPEG, PNG or WebP",  # Schemathesis sends other bytes as a photo, too
+    f"no {EITHER}",  # Schemathesis sends other bytes as a photo, too
     "To contrast it with",  # two fields that only one method takes together
     "cannot be contrasted with itself",
 )

@@ -16,6 +16,7 @@ from torch.testing import assert_close
 
 from cbam.errors import BadImage, BrokenImage, ImageTooLarge, NotAnImage
 from cbam.images.decode import decode, upright_rgb
+from cbam.images.formats import FORMATS, format_of
 from cbam.images.preprocess import Box, Preprocess
 
 MakePhoto = Callable[..., Image.Image]
@@ -238,6 +239,19 @@ def test_an_image_of_the_caller_stays_its_own():
     found = upright_rgb(own)
     own.putpixel((0, 0), (0, 0, 255))
     assert found.getpixel((0, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_format_is_what_pillow_knows_by_this_name(name: str):
+    format = FORMATS[name]
+    assert format_of(encoded(noise(), name)) is format
+    assert format.media_type == Image.MIME[name]
+    assert {Image.registered_extensions()[suffix] for suffix in format.suffixes} == {name}
+    assert decode(encoded(noise(), name)).size == (40, 30)
+
+
+def test_what_is_no_format_of_ours_is_none():
+    assert format_of(encoded(noise(), "GIF")) is None
 
 
 @pytest.mark.parametrize(("format", "mode"), [("WEBP", "RGB"), ("JPEG", "CMYK")])

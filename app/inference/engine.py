@@ -28,12 +28,12 @@ from cbam.explain.explanation import Explanation
 from cbam.explain.grad_cam_package import package
 from cbam.explain.question import Layers, Options, Question, resolve
 from cbam.images.decode import decode
+from cbam.images.formats import format_of
 from cbam.model import Model, load
 
 log = logging.getLogger("cbam_lens")
 
 Asked = tuple[Question, Image.Image]
-MAGIC = ((b"\xff\xd8", "JPEG"), (b"\x89PNG", "PNG"), (b"RIFF", "WEBP"))
 
 
 class Refused(HTTPException):
@@ -218,7 +218,7 @@ class Engine:
 
     def _decode(self, data: bytes, trace: Trace) -> Image.Image:
         started = time.perf_counter()
-        trace.format = next((name for magic, name in MAGIC if data.startswith(magic)), "other")
+        trace.format = kind.title if (kind := format_of(data)) else "other"
         trace.sha256 = hashlib.sha256(data).hexdigest()[:12]
         try:
             return decode(

@@ -18,6 +18,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cbam.explain.explanation import Explanation
+from cbam.images.formats import EITHER
 from cbam.model import Model
 
 INPUT = "image"
@@ -227,8 +228,8 @@ def _photo(tensor: InputTensor, binary: bytes) -> bytes:
         return _png(_pixels(tensor, tensor.data if size is None else binary))
     raise HTTPException(
         400,
-        f"The input is {tensor.datatype[:20]}. Send BYTES (base64 of a JPEG, PNG or WebP file), "
-        "UINT8 (0 to 255) or FP32 (0 to 1).",
+        f"The input is {tensor.datatype[:20]}. Send BYTES (base64 of a {EITHER} file), UINT8 (0 to "
+        "255) or FP32 (0 to 1).",
     )
 
 

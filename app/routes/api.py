@@ -21,6 +21,7 @@ from app.routes.forms import (
     body,
 )
 from cbam import render, sheets
+from cbam.images.formats import EITHER, TITLES
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {
@@ -32,7 +33,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         401: "a key is needed, see X-API-Key",
         408: "the upload took too long",
         413: "the body is too large",
-        415: "no form, or no JPEG, PNG or WebP",
+        415: f"no form, or no {EITHER}",
         422: "the image or a field cannot be used",
         429: "too many requests: see Retry-After",
         503: "busy or starting: see Retry-After",
@@ -85,7 +86,7 @@ async def methods() -> answers.Methods:
 async def limits(request: Request) -> dict[str, Any]:
     """What the service accepts, as it is set."""
     hidden = {"models_folder", "family", "root_path", *HIDDEN}
-    return {"formats": ["JPEG", "PNG", "WebP"], **settings_of(request).model_dump(exclude=hidden)}
+    return {"formats": TITLES, **settings_of(request).model_dump(exclude=hidden)}
 
 
 @api.post("/predict", responses=PROBLEMS, openapi_extra=body(PredictFields))

@@ -28,6 +28,7 @@ from app.routes.uploads import Upload, read_upload
 from cbam import ATTENTION, METHODS, __version__, render
 from cbam.errors import CBAMLensError
 from cbam.explain.explanation import Explanation
+from cbam.images.formats import FORMATS, TITLES
 
 pages = APIRouter(include_in_schema=False)
 SHOWN_PX = 1024  # longest side of pictures in the page
@@ -173,7 +174,8 @@ def _form(request: Request, chosen: str) -> dict[str, Any]:
         "limits": {
             "max_upload_mb": settings.max_upload_mb,
             "max_megapixels": settings.max_megapixels,
-            "formats": "JPEG, PNG, WebP",
+            "formats": ", ".join(TITLES),
+            "accept": ",".join(format.media_type for format in FORMATS.values()),
         },
     }
 

@@ -10,8 +10,7 @@ from PIL import Image
 
 from cbam.data.parquet import parquet_files, read_rows
 from cbam.errors import MissingFile, UnknownName
-
-PHOTOS = (".jpeg", ".jpg", ".png", ".webp")
+from cbam.images.formats import SUFFIXES
 
 Region = tuple[float, float, float, float]  # x0, y0, x1, y1, relative to the photo
 
@@ -64,7 +63,7 @@ def _from_folders(
         if folder.name not in known:
             raise UnknownName.of(f"class folder in {source}", folder.name, known)
         for path in sorted(folder.iterdir()):
-            if path.suffix.lower() in PHOTOS:
+            if path.suffix.lower() in SUFFIXES:
                 name = "/".join(path.parts[-3:])
                 regions = tuple(boxes.get(name, ()))
                 found.append(Labelled(name, path, known[folder.name], regions))

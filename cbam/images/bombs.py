@@ -8,11 +8,11 @@ has a million: 10 MiB of progressive scans of a large, empty picture took a deco
 import re
 
 from cbam.errors import BrokenImage
+from cbam.images.formats import FORMATS
 
 MAX_PARTS = 50_000  # a parser takes 1 to 5 microseconds for each; 10 MiB of tiny PNG chunks fit
 MAX_SCANS = 50  # JPEG; encoders write 1 to 15. One more costs up to 40 ms at 40 megapixels
 
-_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 # Any marker but those within compressed data: FF 00 is an escaped byte, FF D0 to D7 a restart.
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _DHT, _SOI, _EOI, _SOS, _DQT, _TEM = 0xC4, 0xD8, 0xD9, 0xDA, 0xDB, 0x01
@@ -24,9 +24,9 @@ def check_structure(data: bytes) -> None:
 
     Raises BrokenImage. What is not in order otherwise is left to the decoder.
     """
-    if data.startswith(_JPEG):
+    if data.startswith(FORMATS["JPEG"].magic):
         _check_jpeg(data)
-    elif data.startswith(_PNG):
+    elif data.startswith(FORMATS["PNG"].magic):
         _check_png(data)
 
 
@@ -56,7 +56,7 @@ def _check_jpeg(data: bytes) -> None:
 
 def _check_png(data: bytes) -> None:
     """Walk the chunks."""
-    at, parts, profiles = len(_PNG), 0, 0
+    at, parts, profiles = len(FORMATS["PNG"].magic), 0, 0
     while at + 8 <= len(data):
         length = int.from_bytes(data[at : at + 4], "big")
         profiles += data[at + 4 : at + 8] == b"iCCP"

@@ -11,11 +11,11 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from cbam.errors import BrokenImage, ImageTooLarge, NotAnImage
 from cbam.images.bombs import check_structure
-
-FORMATS = ("JPEG", "PNG", "WEBP")  # by content; a name or a Content-Type says nothing
+from cbam.images.formats import EITHER, FORMATS
 
 MAX_PIXELS = 40_000_000
 MAX_SIDE_PX = 16_384
+CMYK_DIVISOR = 2  # as Format.divisor, whatever the file
 STRIP_PIXELS = 1_000_000  # converted at a time
 
 # What turns a photo with this EXIF orientation upright.
@@ -42,15 +42,15 @@ def decode(
     There is no smallest size: a photo of one pixel is a photo.
     A pixel takes 4 bytes in the end and up to 10 on the way; WebP and CMYK up to 16, so only half
     as many are allowed of these.
-    Raises NotAnImage (no JPEG, PNG or WebP), ImageTooLarge, BrokenImage (truncated, malformed).
+    Raises NotAnImage (none of FORMATS), ImageTooLarge, BrokenImage (truncated, malformed).
     """
     check_structure(data)
     try:
         with _quiet():
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            image = Image.open(io.BytesIO(data), formats=tuple(FORMATS))
     except UnidentifiedImageError as error:
         raise NotAnImage(
-            f"The {len(data):,} bytes are no JPEG, PNG or WebP image. Send one of these."
+            f"The {len(data):,} bytes are no {EITHER} image. Send one of these."
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageTooLarge(
@@ -60,11 +60,13 @@ def decode(
         raise BrokenImage(f"The image's header cannot be read: {error}.") from error
     with image:
         width, height = image.size
-        costly = "WebP" if image.format == "WEBP" else "CMYK" if image.mode == "CMYK" else ""
-        pixels = max_pixels // 2 if costly else max_pixels
+        kind = FORMATS.get(image.format or "", FORMATS["JPEG"])  # "MPO": a JPEG of many pictures
+        cmyk = image.mode == "CMYK"
+        name, divisor = ("CMYK", CMYK_DIVISOR) if cmyk else (kind.title, kind.divisor)
+        pixels = max_pixels // divisor
         if width * height > pixels or max(width, height) > max_side_px:
             raise ImageTooLarge(
-                f"The {costly or 'image'} has {width} x {height} pixels; at most "
+                f"The {name} has {width} x {height} pixels; at most "
                 f"{pixels / 1e6:g} megapixels and {max_side_px} pixels a side are allowed. "
                 "Send a smaller one."
             )
