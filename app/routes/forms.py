@@ -1,24 +1,18 @@
 """The form fields of each route: checked once, documented from the same place."""
 
+from dataclasses import replace
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.routes.uploads import FIELD_NAME, Upload
 from cbam.errors import UnknownName
 from cbam.explain.question import Options
+from cbam.images.formats import EITHER
 
-
-def _empty_is_absent(value: Any) -> Any:
-    """An HTML form sends empty fields; they mean "not given"."""
-    return None if value == "" else value
-
-
-Text = Annotated[Annotated[str, Field(max_length=200)] | None, BeforeValidator(_empty_is_absent)]
-# All blocks of a ResNet-101 have room in it.
-LayersText = Annotated[
-    Annotated[str, Field(max_length=500)] | None, BeforeValidator(_empty_is_absent)
-]
+# In a form, a text that is not given is an empty one.
+Text = Annotated[str, Field(max_length=200)]
+LayersText = Annotated[str, Field(max_length=500)]  # all blocks of a ResNet-101 have room in it
 
 
 class Fields(BaseModel):
@@ -29,7 +23,7 @@ class Fields(BaseModel):
     models: list[str] = Field(
         [], max_length=8, description="names of models; default: the default family"
     )
-    family: Text = Field(None, description="a family, where no models are named")
+    family: Text = Field("", description="a family, where no models are named")
 
     @classmethod
     def values(cls, upload: Upload) -> dict[str, Any]:
@@ -68,23 +62,28 @@ class TargetFields(Fields):
     """/compare: what to explain, and how."""
 
     target: Text = Field(
-        None, description="class index or label; default: the first model's top class"
+        "", description="class index or label; default: the first model's top class"
     )
     method: str = Field(Options.method, description="a CAM method's name, see /api/v1/methods")
     layer: LayersText = Field(
-        None,
+        "",
         description="a block's name, see /api/v1/models; several, repeated or with commas between: "
         "the mean of their maps; default: the last",
     )
     versus: Text = Field(
-        None,
+        "",
         description="for methods that contrast the target with another class: index or label of "
         "that class; default: the classes that come closest",
     )
 
     def options(self) -> Options:
         return Options(
-            self.target, self.method, self.layer, top_k=1, attention=False, versus=self.versus
+            self.target or None,
+            self.method,
+            self.layer or None,
+            top_k=1,
+            attention=False,
+            versus=self.versus or None,
         )
 
 
@@ -97,15 +96,13 @@ class ExplainFields(TargetFields):
     attention: bool = Field(True, description="gate maps too")
 
     def options(self) -> Options:
-        return Options(
-            self.target, self.method, self.layer, self.top_k, self.attention, self.versus
-        )
+        return replace(super().options(), top_k=self.top_k, attention=self.attention)
 
 
 class HeatmapFields(TargetFields):
     """/heatmap"""
 
-    model: Text = Field(None, description="one model; default: the default family's last")
+    model: Text = Field("", description="one model; default: the default family's last")
     overlay: bool = Field(True, description="false: the bare colour map of the view")
     raw: bool = Field(False, description="true: the map as 8-bit grey")
     opacity: float = Field(0.7, ge=0, le=1, description="of the hottest cell")
@@ -121,44 +118,15 @@ class PageFields(ExplainFields):
     """POST / of the page: a photo of the gallery may stand for an upload."""
 
     top_k: int = Field(10, ge=1)  # as many classes can be switched to without asking again
-    photo: Text = Field(None, description="file name of a gallery photo; goes before an upload")
+    photo: Text = Field("", description="file name of a gallery photo; goes before an upload")
 
 
 def body(fields: type[Fields]) -> dict[str, Any]:
     """The OpenAPI description of a multipart form with a photo and these fields."""
     schema = fields.model_json_schema()
-    properties = {
-        FIELD_NAME: {
-            "type": "string",
-            "format": "binary",
-            "description": "the photo: JPEG, PNG or WebP",
-        },
-        **{
-            name: {**_plain(item), "description": item.get("description", "")}
-            for name, item in schema["properties"].items()
-        },
-    }
+    photo = {"type": "string", "format": "binary", "description": f"the photo: {EITHER}"}
+    schema["properties"] = {FIELD_NAME: photo, **schema["properties"]}
+    schema["required"] = [FIELD_NAME]
     return {
-        "requestBody": {
-            "required": True,
-            "content": {
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "required": [FIELD_NAME],
-                        "properties": properties,
-                        "additionalProperties": False,
-                    }
-                }
-            },
-        }
+        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
     }
-
-
-def _plain(item: dict[str, Any]) -> dict[str, Any]:
-    """A field's schema without "or null": a form has no null."""
-    variants = [one for one in item.get("anyOf", [item]) if one.get("type") != "null"]
-    kept = {key: value for key, value in variants[0].items() if key not in ("title",)}
-    if item.get("default") is not None:
-        kept["default"] = item["default"]
-    return kept

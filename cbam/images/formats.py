@@ -1,4 +1,4 @@
-"""Which image files are read. The content tells them apart; a name or a Content-Type says nothing."""
+"""Which image files are read. Their content decides; a name or a Content-Type says nothing."""
 
 from dataclasses import dataclass
 
