@@ -4,7 +4,6 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import fastapi_offline
 from fastapi import FastAPI
@@ -13,11 +12,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from starlette.types import ASGIApp
 
 from app import problems as errors
-from app.edge.access import Access, declare
+from app.edge.access import Access
 from app.edge.guard import Guard
 from app.inference.engine import Engine
 from app.oip.routes import oip
-from app.routes.api import api
+from app.routes.api import api, lists
 from app.routes.ops import ops
 from app.routes.pages import gallery, pages
 from app.settings import Settings
@@ -34,11 +33,6 @@ class Guarded(FastAPI):
         inner = super().build_middleware_stack()
         guarded = Guard(inner, settings.root_path, settings.trusted_hosts)
         return Observe(guarded, self.state.engine.metrics)
-
-    def openapi(self) -> dict[str, Any]:
-        """The description of the API, with keys only where they are needed."""
-        document = super().openapi()
-        return declare(document) if self.state.access.needs_key else document
 
 
 def bundled(name: str) -> Path:
@@ -84,7 +78,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     errors.install(app)
     app.include_router(pages)
-    app.include_router(api)
+    app.include_router(lists)
+    app.include_router(api, dependencies=app.state.access.dependencies)
     app.include_router(oip)
     app.include_router(ops)
     app.mount("/static", StaticFiles(directory=app.state.static), "static")

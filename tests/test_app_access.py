@@ -1,5 +1,6 @@
 """Who may ask, and how often: keys, rates, and what of the service stays open to everybody."""
 
+import asyncio
 import base64
 import re
 import tracemalloc
@@ -14,7 +15,7 @@ from openapi_spec_validator import validate
 from pydantic import ValidationError
 from starlette.requests import HTTPConnection
 
-from app.edge.access import CLIENTS, Access, Buckets, client_of
+from app.edge.access import CLIENTS, Access, Rate, client_of
 from app.settings import Settings
 
 pytest_plugins = ["app_fixtures"]
@@ -144,7 +145,7 @@ def test_every_known_key_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
         return a == b
 
     monkeypatch.setattr("app.edge.access.hmac.compare_digest", compare)
-    Access(Settings(api_keys=(KEY, OTHER))).admit(connection("1.2.3.4", key=KEY))
+    asyncio.run(Access(Settings(api_keys=(KEY, OTHER))).admit(connection("1.2.3.4", key=KEY)))
     assert compared == [KEY.encode(), OTHER.encode()]
 
 
@@ -212,54 +213,68 @@ def test_a_rate_that_cannot_be_read_is_refused_at_the_start(rate: str) -> None:
 
 
 class Clock:
-    now = 1000.0
+    """Nanoseconds, moved by hand."""
 
-    def __call__(self) -> float:
+    now = 10**15
+
+    def __call__(self) -> int:
         return self.now
 
+    def wait(self, seconds: float) -> None:
+        self.now += round(seconds * 1e9)
 
-def test_a_bucket_refills_evenly_and_never_above_its_size() -> None:
+
+def test_what_a_rate_allows_comes_back_evenly_and_never_above_its_amount() -> None:
     clock = Clock()
-    buckets = Buckets(parse("6/minute"), now=clock)  # one every 10 s
-    assert [buckets.take("a").allowed for _ in range(7)] == [True] * 6 + [False]
-    empty = buckets.take("a")
+    rate = Rate(parse("6/minute"), now=clock)  # one every 10 s
+    assert [rate.take("a").allowed for _ in range(7)] == [True] * 6 + [False]
+    empty = rate.take("a")
     assert (empty.remaining, empty.full_in_s, empty.next_in_s) == (0, 60, 10)
-    clock.now += 9.9
-    assert not buckets.take("a").allowed
-    clock.now += 0.2
-    assert buckets.take("a").allowed
-    assert not buckets.take("a").allowed
-    clock.now += 3600
-    assert [buckets.take("a").allowed for _ in range(7)] == [True] * 6 + [False]
+    clock.wait(9.9)
+    assert not rate.take("a").allowed
+    clock.wait(0.2)
+    assert rate.take("a").allowed
+    assert not rate.take("a").allowed
+    clock.wait(3600)
+    assert [rate.take("a").allowed for _ in range(7)] == [True] * 6 + [False]
 
 
-def test_each_client_has_its_own_bucket() -> None:
-    buckets = Buckets(parse("1/minute"), now=Clock())
-    assert buckets.take("a").allowed
-    assert buckets.take("b").allowed
-    assert not buckets.take("a").allowed
+@pytest.mark.parametrize("text", ["7/minute", "1000/day", "3/second", "1/hour"])
+def test_a_rate_allows_its_amount_at_once_whatever_it_divides(text: str) -> None:
+    limit = parse(text)
+    rate = Rate(limit, now=Clock())
+    left = [rate.take("a").remaining for _ in range(limit.amount)]
+    assert left == list(range(limit.amount))[::-1]
+    assert not rate.take("a").allowed
+
+
+def test_each_client_has_its_own_rate() -> None:
+    rate = Rate(parse("1/minute"), now=Clock())
+    assert rate.take("a").allowed
+    assert rate.take("b").allowed
+    assert not rate.take("a").allowed
 
 
 def test_the_clients_remembered_are_bounded_and_the_busiest_is_not_forgotten() -> None:
-    buckets = Buckets(parse("1/day"), clients=100, now=Clock())
-    assert buckets.take("busy").allowed
+    rate = Rate(parse("1/day"), clients=100, now=Clock())
+    assert rate.take("busy").allowed
     for number in range(10_000):
-        buckets.take(f"10.0.{number}")
+        rate.take(f"10.0.{number}")
         if number % 50 == 0:
-            assert not buckets.take("busy").allowed
-    assert len(buckets) == 100
+            assert not rate.take("busy").allowed
+    assert len(rate) == 100
 
 
 def test_the_memory_of_all_clients_is_small() -> None:
     tracemalloc.start()
     try:
-        buckets = Buckets(parse("60/minute"))
+        rate = Rate(parse("60/minute"))
         for number in range(CLIENTS + 1000):
-            buckets.take(f"2001:db8:{number:x}::/64")
+            rate.take(f"2001:db8:{number:x}::/64")
         used, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert len(buckets) == CLIENTS
+    assert len(rate) == CLIENTS
     assert used < 6 * 2**20
 
 

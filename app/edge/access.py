@@ -4,8 +4,6 @@ They guard what costs: every POST of the API, its WebSocket, and the page when i
 photo. Lists, documentation, health and metrics stay open.
 """
 
-import base64
-import binascii
 import hmac
 import ipaddress
 import math
@@ -13,24 +11,37 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from fastapi import HTTPException, WebSocketException
+from fastapi import Depends, HTTPException, Security, WebSocketException
+from fastapi.params import Depends as Dependency
+from fastapi.security import APIKeyHeader, HTTPBasic
 from limits import RateLimitItem, parse
 from starlette.requests import HTTPConnection
 
 from app.settings import Settings
 
-KEY_HEADER = "X-API-Key"
-SCHEMES = {
-    "key": {"type": "apiKey", "in": "header", "name": KEY_HEADER},
-    "basic": {
-        "type": "http",
-        "scheme": "basic",
-        "description": "any user name; the password is the key. Browsers ask for it by themselves.",
-    },
-}
 CLIENTS = 10_000  # remembered at once: about 2 MB
+
+
+class _Password(HTTPBasic):
+    """HTTP Basic authentication whose refusal says what would work."""
+
+    def make_not_authenticated_error(self) -> HTTPException:
+        return HTTPException(
+            401,
+            f"A key is needed. Send it as the header '{HEADER.model.name}', or as the password of "
+            "HTTP Basic authentication with any user name.",
+            self.make_authenticate_headers(),
+        )
+
+
+HEADER = APIKeyHeader(name="X-API-Key", scheme_name="key", auto_error=False)
+PASSWORD = _Password(
+    scheme_name="basic",
+    realm="CBAM Lens",
+    description="any user name; the password is the key. Browsers ask for it by themselves.",
+    auto_error=False,
+)
 
 
 @dataclass(frozen=True)
@@ -43,45 +54,41 @@ class Standing:
     next_in_s: float  # until one more is answered
 
 
-class Buckets:
-    """A token bucket for each client: `limit.amount` at once, refilled evenly over its period.
+class Rate:
+    """How often each client may ask: `limit.amount` times at once, given back evenly over a period.
 
-    Of at most `clients` clients, the longest unseen are forgotten. Ours because the stores of
-    `limits` forget nobody within a period, and run a timer thread or walk all clients at each hit.
+    One whole number a client says it all: when everything is given back
+    (https://en.wikipedia.org/wiki/Generic_cell_rate_algorithm). Of at most `clients` clients, the
+    longest unseen are forgotten; the stores of `limits` forget nobody within a period.
     """
 
     def __init__(
         self,
         limit: RateLimitItem,
         clients: int = CLIENTS,
-        now: Callable[[], float] = time.monotonic,
+        now: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        self.amount = limit.amount
-        self.period_s = limit.get_expiry()
-        self._per_s = self.amount / self.period_s
+        self.amount, self.period_s = limit.amount, limit.get_expiry()
+        self._period = self.period_s * 10**9
+        self._each = max(1, self._period // self.amount)
         self._clients = clients
         self._now = now
-        self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens, when
+        self._full_at: OrderedDict[str, int] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._levels)
+        return len(self._full_at)
 
     def take(self, client: str) -> Standing:
-        """Take a token from the client's bucket, if one is there."""
+        """Count a question of this client, if it is allowed."""
         now = self._now()
-        tokens, then = self._levels.pop(client, (float(self.amount), now))
-        tokens = min(self.amount, tokens + (now - then) * self._per_s)
-        allowed = tokens >= 1
-        tokens -= allowed
-        self._levels[client] = tokens, now
-        if len(self._levels) > self._clients:
-            self._levels.popitem(last=False)
-        return Standing(
-            allowed,
-            int(tokens),
-            (self.amount - tokens) / self._per_s,
-            max(0.0, (1 - tokens) / self._per_s),
-        )
+        owed = max(0, self._full_at.pop(client, 0) - now)
+        allowed = owed + self._each <= self._period
+        owed += self._each * allowed
+        self._full_at[client] = now + owed
+        if len(self._full_at) > self._clients:
+            self._full_at.popitem(last=False)
+        left = self._period - owed
+        return Standing(allowed, left // self._each, owed / 1e9, max(0, self._each - left) / 1e9)
 
 
 class Access:
@@ -89,50 +96,29 @@ class Access:
 
     def __init__(self, settings: Settings) -> None:
         self._keys = [key.get_secret_value().encode() for key in settings.api_keys]
-        self._buckets = Buckets(parse(settings.rate_limit)) if settings.rate_limit else None
+        self._rate = Rate(parse(settings.rate_limit)) if settings.rate_limit else None
 
     @property
-    def needs_key(self) -> bool:
-        """Whether there are keys."""
-        return bool(self._keys)
+    def dependencies(self) -> list[Dependency]:
+        """What guards a router, and describes the keys in its documentation if there are any."""
+        schemes = [Security(HEADER), Security(PASSWORD)] if self._keys else []
+        return [*schemes, Depends(admit)]
 
-    def admit(self, connection: HTTPConnection) -> None:
+    async def admit(self, connection: HTTPConnection) -> None:
         """Let a question in. Raises HTTPException 401 (no such key), 429 (too many).
 
         Without a good key nothing is counted: who shares an address with its owner can't use up
         the owner's rate.
         """
-        if self._keys and not self._knows(sent_key(connection)):
-            raise HTTPException(
-                401,
-                f"A key is needed. Send it as the header '{KEY_HEADER}', or as the password of "
-                "HTTP Basic authentication with any user name.",
-                {"WWW-Authenticate": 'Basic realm="CBAM Lens", charset="UTF-8"'},
-            )
-        if self._buckets is not None:
-            self._count(connection, self._buckets)
+        if self._keys and not self._knows(await sent_key(connection)):
+            raise PASSWORD.make_not_authenticated_error()
+        if self._rate is not None:
+            _count(connection, self._rate)
 
-    def _knows(self, key: bytes) -> bool:
+    def _knows(self, key: str) -> bool:
         """Compared with every key, each in constant time: how long it takes tells nothing."""
-        return sum(hmac.compare_digest(key, known) for known in self._keys) > 0
-
-    def _count(self, connection: HTTPConnection, buckets: Buckets) -> None:
-        standing = buckets.take(client_of(connection))
-        connection.scope["state"]["headers"].update(
-            {
-                "RateLimit-Limit": str(buckets.amount),
-                "RateLimit-Remaining": str(standing.remaining),
-                "RateLimit-Reset": str(math.ceil(standing.full_in_s)),
-            }
-        )
-        if not standing.allowed:
-            seconds = max(1, math.ceil(standing.next_in_s))
-            raise HTTPException(
-                429,
-                f"At most {buckets.amount} questions in {buckets.period_s} s. "
-                f"Try again in {seconds} s.",
-                {"Retry-After": str(seconds)},
-            )
+        sent = key.encode("latin-1")  # as headers travel
+        return sum(hmac.compare_digest(sent, known) for known in self._keys) > 0
 
 
 async def admit(connection: HTTPConnection) -> None:
@@ -143,24 +129,38 @@ async def admit(connection: HTTPConnection) -> None:
     access: Access = connection.app.state.access
     if connection.scope["type"] == "websocket":
         try:
-            access.admit(connection)
+            await access.admit(connection)
         except HTTPException as error:
             raise WebSocketException(1008, error.detail) from None
     elif connection.scope["method"] == "POST" or connection.query_params.get("photo"):
-        access.admit(connection)
+        await access.admit(connection)
 
 
-def sent_key(connection: HTTPConnection) -> bytes:
+async def sent_key(connection: HTTPConnection) -> str:
     """The key that came with a request: in its own header, or as the password of Basic."""
-    if key := connection.headers.get(KEY_HEADER):
-        return key.encode("latin-1")  # as headers travel
-    scheme, _, encoded = connection.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "basic":
-        return b""
-    try:
-        return base64.b64decode(encoded, validate=True).partition(b":")[2]
-    except (binascii.Error, ValueError):
-        return b""
+    if key := await HEADER(connection):
+        return key
+    basic = await PASSWORD(connection)
+    return basic.password if basic else ""
+
+
+def _count(connection: HTTPConnection, rate: Rate) -> None:
+    """Count the client's question, and say in its answer's headers how many are left."""
+    standing = rate.take(client_of(connection))
+    connection.scope["state"]["headers"].update(
+        {
+            "RateLimit-Limit": str(rate.amount),
+            "RateLimit-Remaining": str(standing.remaining),
+            "RateLimit-Reset": str(math.ceil(standing.full_in_s)),
+        }
+    )
+    if not standing.allowed:
+        seconds = max(1, math.ceil(standing.next_in_s))
+        raise HTTPException(
+            429,
+            f"At most {rate.amount} questions in {rate.period_s} s. Try again in {seconds} s.",
+            {"Retry-After": str(seconds)},
+        )
 
 
 def client_of(connection: HTTPConnection) -> str:
@@ -176,12 +176,3 @@ def client_of(connection: HTTPConnection) -> str:
     if isinstance(address, ipaddress.IPv4Address):
         return host
     return str(address.ipv4_mapped or ipaddress.ip_network((int(address), 64), strict=False))
-
-
-def declare(document: dict[str, Any]) -> dict[str, Any]:
-    """An OpenAPI document that says where a key is needed."""
-    document["components"].setdefault("securitySchemes", {}).update(SCHEMES)
-    for path in document["paths"].values():
-        if "post" in path:
-            path["post"]["security"] = [{name: []} for name in SCHEMES]
-    return document

@@ -4,11 +4,10 @@ import io
 from collections.abc import Callable
 from typing import Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from PIL import Image
 
-from app.edge.access import admit
 from app.problems import Problem
 from app.routes import answers
 from app.routes.deps import ask, engine_of, settings_of
@@ -40,10 +39,10 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         504: "no answer in time",
     }.items()
 }
-ASKED: dict[int | str, dict[str, Any]] = {status: PROBLEMS[status] for status in (401, 429)}
 HIDDEN = ("api_keys", "trusted_hosts", "forwarded_allow_ips")  # settings that concern nobody else
 PNG: dict[str, Any] = {"description": "a picture", "content": {"image/png": {}}}
-api = APIRouter(prefix="/api/v1", tags=["v1"], dependencies=[Depends(admit)])
+lists = APIRouter(prefix="/api/v1", tags=["v1"])  # what there is: open to everybody
+api = APIRouter(prefix="/api/v1", tags=["v1"])  # what asks the models: guarded where it is included
 
 
 async def as_png(request: Request, paint: Callable[[], Image.Image]) -> Response:
@@ -57,7 +56,7 @@ async def as_png(request: Request, paint: Callable[[], Image.Image]) -> Response
     return Response(await engine_of(request).in_picture_thread(png), media_type="image/png")
 
 
-@api.get("/models", responses={**ASKED, 503: PROBLEMS[503]})
+@lists.get("/models", responses={503: PROBLEMS[503]})
 async def models(request: Request) -> answers.Models:
     """Families and models: what they know, how good they are, whose data and which licence."""
     engine = engine_of(request)
@@ -76,13 +75,13 @@ async def models(request: Request) -> answers.Models:
     )
 
 
-@api.get("/methods", responses=ASKED)
+@lists.get("/methods")
 async def methods() -> answers.Methods:
     """CAM methods: what each one's map means and costs."""
     return answers.methods()
 
 
-@api.get("/limits", responses=ASKED)
+@lists.get("/limits")
 async def limits(request: Request) -> dict[str, Any]:
     """What the service accepts, as it is set."""
     hidden = {"models_folder", "family", "root_path", *HIDDEN}
