@@ -103,6 +103,16 @@ def tensors(answer: Any) -> dict[str, np.ndarray]:
     return {each["name"]: np.array(each["data"]).reshape(each["shape"]) for each in outputs}
 
 
+def assert_alike(got: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
+    """The same outputs, to rounding."""
+    assert list(got) == list(wanted)
+    for name, expected in wanted.items():
+        if expected.dtype.kind == "f":
+            np.testing.assert_allclose(got[name], expected, atol=1e-6)
+        else:
+            np.testing.assert_array_equal(got[name], expected)
+
+
 def test_the_server_says_who_and_how_it_is(client: TestClient) -> None:
     assert check(SERVER, client.get("/v2"))["name"] == "cbam-lens"
     assert client.get("/v2/health/live").json() == {"live": True}
@@ -142,7 +152,6 @@ def test_an_image_file_gets_the_answer_of_the_api(
         "/api/v1/explain", files={"image": jpeg}, data={"models": name, "top_k": "10"}
     ).json()["results"][0]
     got = tensors(ask(client, as_bytes(jpeg), name))
-    assert set(got) == {"probabilities", "heatmap"}
     expected = {each["index"]: each["probability"] for each in ours["predictions"]}
     assert got["probabilities"].shape == (1, len(LABELS))
     np.testing.assert_allclose(
@@ -154,7 +163,21 @@ def test_an_image_file_gets_the_answer_of_the_api(
     np.testing.assert_allclose(got["heatmap"][0], values(packed), atol=0.51 * step)
 
 
-def test_gate_maps_come_when_asked_for(client: TestClient, jpeg: bytes) -> None:
+@pytest.mark.parametrize("name", FAMILY)
+def test_a_request_that_names_no_outputs_gets_all_of_them(
+    client: TestClient, jpeg: bytes, name: str
+) -> None:
+    described = client.get(f"/v2/models/{name}").json()["outputs"]
+    for more in ({}, {"outputs": []}):
+        outputs = check(RESPONSE, ask(client, as_bytes(jpeg), name, **more))["outputs"]
+        assert [each["name"] for each in outputs] == [each["name"] for each in described]
+        for each, expected in zip(outputs, described, strict=True):
+            assert each["datatype"] == expected["datatype"]
+            sizes = zip(each["shape"], expected["shape"], strict=True)
+            assert all(known in (-1, size) for size, known in sizes), each["name"]
+
+
+def test_outputs_that_are_named_come_alone_and_in_order(client: TestClient, jpeg: bytes) -> None:
     ours = client.post("/api/v1/attention", files={"image": jpeg}, data={"models": CBAM}).json()
     blocks = {each["block"]: each for each in ours["results"][0]["attention"]}
     names = ["layer1.0.channel", "layer4.1.spatial", "labels"]
@@ -177,8 +200,7 @@ def test_pixels_get_the_answer_of_the_file_that_holds_them(client: TestClient) -
         as_pixels((pixels / 255).astype(np.float32), "FP32"),
     ):
         got = tensors(ask(client, tensor))
-        for name, expected in wanted.items():
-            np.testing.assert_allclose(got[name], expected, atol=1e-6)
+        assert_alike(got, wanted)
     other = tensors(ask(client, as_pixels(255 - pixels, "UINT8")))
     assert np.abs(other["probabilities"] - wanted["probabilities"]).max() > 1e-3
 
@@ -206,8 +228,7 @@ def test_data_may_follow_the_json(client: TestClient) -> None:
         ),
     ):
         got = tensors(post_binary(client, tensor, data))
-        for name, expected in wanted.items():
-            np.testing.assert_allclose(got[name], expected, atol=1e-6)
+        assert_alike(got, wanted)
 
 
 def test_binary_data_that_do_not_fit_are_refused(client: TestClient) -> None:

@@ -4,14 +4,14 @@
     GET  /v2/health/live, /ready      for probes
     GET  /v2/models/NAME              inputs and outputs, with their shapes
     GET  /v2/models/NAME/ready
-    POST /v2/models/NAME/infer        one image -> probabilities (1, classes), heat map (1, h, w)
+    POST /v2/models/NAME/infer        one image -> probabilities (1, classes), heatmap (1, h, w)
 
 `NAME` may be followed by `/versions/VERSION`. The image is a tensor called "image": BYTES of shape
 [1], base64 of a JPEG, PNG or WebP file; or pixels [1, H, W, 3], RGB, UINT8 or FP32 in [0, 1]. Its
-data may follow the JSON as bytes, then a file as it is; answers are JSON alone. Named under
-"outputs", there are also "labels" and every gate's map, such as "layer4.1.spatial". "parameters"
-are `target`, `method` and `layer` as of /api/v1/explain. One difference from the protocol: a
-request that names no outputs gets the first two, not the tens of gate maps.
+data may follow the JSON as bytes, then a file as it is; answers are JSON alone. Beside the two
+outputs above there are "labels" and every gate's map, such as "layer4.1.spatial"; a request that
+names none under "outputs" gets all of them. "parameters" are `target`, `method` and `layer` as of
+/api/v1/explain.
 
     curl localhost:8000/v2/models/resnet18-cbam-tiny-imagenet/infer -d '{"inputs": [{"name":
         "image", "shape": [1], "datatype": "BYTES", "data": ["'$(base64 -w0 photo.jpg)'"]}]}'

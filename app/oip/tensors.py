@@ -23,7 +23,6 @@ from cbam.model import Model
 
 INPUT = "image"
 PROBABILITIES, HEATMAP, LABELS = "probabilities", "heatmap", "labels"
-ALWAYS = (PROBABILITIES, HEATMAP)  # the outputs of a request that names none
 PLATFORM = "pytorch_safetensors"
 JSON_LENGTH = "Inference-Header-Content-Length"  # a header: where binary data begin
 # By type: what kinds of numbers JSON may hold (NumPy's letters), the largest, and their bytes.
@@ -121,7 +120,7 @@ def version(model: Model) -> str:
 
 
 def metadata(model: Model) -> ModelMetadata:
-    """What goes into a model and what comes out; gates' maps and labels on request only."""
+    """What goes into a model and what comes out."""
     classes = len(model.card.labels)
     return ModelMetadata(
         name=model.name,
@@ -165,9 +164,9 @@ def _length(text: str) -> int:
 
 
 def wanted(asked: InferRequest, model: Model) -> list[str]:
-    """Names of the outputs that are asked for. Raises HTTPException 400 for one there is not."""
-    names = list(dict.fromkeys(output.name for output in asked.outputs)) or list(ALWAYS)
+    """Names of the outputs that are asked for, by default all. Raises HTTPException 400 for others."""
     known = [output.name for output in metadata(model).outputs]
+    names = list(dict.fromkeys(output.name for output in asked.outputs)) or known
     for name in names:
         if name not in known:
             raise HTTPException(
