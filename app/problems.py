@@ -2,8 +2,9 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -12,7 +13,18 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from cbam.errors import BadCard, BadImage, CBAMLensError, NotAnImage, TooSlow, UnknownName
+from app.inference.errors import Busy
+from cbam.errors import (
+    BadImage,
+    CannotCut,
+    CBAMLensError,
+    NotAnImage,
+    NotAvailable,
+    OptionClash,
+    TooSlow,
+    UnknownName,
+)
+from cbam.images.formats import EITHER
 
 
 class Problem(BaseModel):
@@ -26,47 +38,87 @@ class Problem(BaseModel):
     request_id: str
 
 
-log = logging.getLogger("cbam_lens")
+@dataclass(frozen=True)
+class Status:
+    """What an error's HTTP status is called."""
 
-# The first class that fits decides.
-STATUS: dict[type[CBAMLensError], int] = {
+    reason: str  # in metrics and logs
+    description: str = ""  # in the API's documentation; empty: its routes do not answer it
+    title: str = ""  # on the page; empty: HTTP's own phrase
+
+
+STATUSES = {
+    400: Status("bad_form", "the form is broken or holds several files"),
+    401: Status("no_key", "a key is needed, see X-API-Key"),
+    404: Status("not_found"),
+    405: Status("not_allowed"),
+    408: Status("upload_timeout", "the upload took too long", "The upload took too long"),
+    413: Status("too_large", "the body is too large", "This photo is too large"),
+    415: Status("not_an_image", f"no form, or no {EITHER}", "This is not a photo we can read"),
+    422: Status("invalid", "the image or a field cannot be used", "This cannot be explained"),
+    429: Status("rate_limit", "too many requests: see Retry-After"),
+    501: Status("not_available", "this machine lacks what the method needs"),
+    503: Status("busy", "busy or starting: see Retry-After", "Busy just now"),
+    504: Status("deadline", "no answer in time", "This took too long"),
+}
+OTHER = Status("error")
+
+# The first class that fits decides; all others are our own mistakes.
+STATUS_OF: dict[type[CBAMLensError], int] = {
     NotAnImage: 415,
     BadImage: 422,
     UnknownName: 422,
-    BadCard: 500,
+    OptionClash: 422,
+    CannotCut: 422,
+    NotAvailable: 501,
+    Busy: 503,
     TooSlow: 504,
 }
 
+log = logging.getLogger("cbam_lens")
 
-def status_and_detail(error: Exception) -> tuple[int, str]:
-    """HTTP status and the sentence for the user, for any exception."""
+
+class Refusal(NamedTuple):
+    """How an error is answered."""
+
+    status: int
+    detail: str  # the sentence for the user
+    headers: Mapping[str, str] | None = None
+
+    @property
+    def title(self) -> str:
+        """What the page calls it."""
+        return STATUSES.get(self.status, OTHER).title or HTTPStatus(self.status).phrase
+
+
+def refusal(request: Request, error: Exception) -> Refusal:
+    """How any exception is answered; metrics and log learn the reason, if it has one of its own."""
     if isinstance(error, HTTPException):
-        return error.status_code, error.detail
+        return Refusal(error.status_code, error.detail, error.headers)
+    if isinstance(error, Busy):
+        request.state.reason = error.reason
+        return Refusal(503, str(error), {"Retry-After": str(error.retry_after_s)})
     if isinstance(error, CBAMLensError):
-        status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), 500)
-        return status, str(error)
+        status = next((code for kind, code in STATUS_OF.items() if isinstance(error, kind)), 500)
+        return Refusal(status, str(error))
     if isinstance(error, (RequestValidationError, ValidationError)):
-        return 422, " ".join(_sentence(item) for item in error.errors())
-    return 500, "Something went wrong on our side. The request can be sent again."
-
-
-def title(status: int) -> str:
-    """`Unsupported Media Type` for 415."""
-    return HTTPStatus(status).phrase
+        return Refusal(422, " ".join(_sentence(item) for item in error.errors()))
+    return Refusal(500, "Something went wrong on our side. The request can be sent again.")
 
 
 def problem(request: Request, error: Exception) -> Response:
     """The error as a response."""
-    status, detail = status_and_detail(error)
+    refused = refusal(request, error)
     body = Problem(
-        title=title(status),
-        status=status,
-        detail=detail,
+        title=HTTPStatus(refused.status).phrase,
+        status=refused.status,
+        detail=refused.detail,
         instance=request.url.path,
         request_id=getattr(request.state, "request_id", ""),
     )
-    headers = getattr(error, "headers", None)
-    return JSONResponse(body.model_dump(), status, headers, "application/problem+json")
+    return JSONResponse(
+        body.model_dump(), refused.status, refused.headers, "application/problem+json"
+    )
 
 
 async def _handle(request: Request, error: Exception) -> Response:

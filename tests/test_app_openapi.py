@@ -22,7 +22,7 @@ POST: dict[str, type[Fields]] = {
     "compare": CompareFields,
     "attention": AttentionFields,
 }
-PROBLEMS = ("400", "401", "408", "413", "415", "422", "429", "503", "504")
+PROBLEMS = ("400", "401", "408", "413", "415", "422", "429", "501", "503", "504")
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,14 @@ import asyncio
 import enum
 import logging
 import uuid
+from http import HTTPStatus
 from typing import Any
 
 from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.edge.guard import guards
-from app.problems import Problem, title
+from app.problems import Problem
 from app.settings import Settings
 
 log = logging.getLogger("cbam_lens")
@@ -168,9 +169,9 @@ class Deadlines(HttpToolsProtocol):
 
 def _answer(status: int, detail: str, path: str, defaults: list[tuple[bytes, bytes]]) -> bytes:
     """A problem as it travels: status line, headers, body."""
-    request_id = uuid.uuid4().hex
+    request_id, phrase = uuid.uuid4().hex, HTTPStatus(status).phrase
     body = Problem(
-        title=title(status),
+        title=phrase,
         status=status,
         detail=detail,
         instance=path,
@@ -183,5 +184,5 @@ def _answer(status: int, detail: str, path: str, defaults: list[tuple[bytes, byt
         "Content-Length": str(len(body.encode())),
         "Connection": "close",
     }
-    lines = [f"HTTP/1.1 {status} {title(status)}", *(f"{k}: {v}" for k, v in headers.items())]
+    lines = [f"HTTP/1.1 {status} {phrase}", *(f"{k}: {v}" for k, v in headers.items())]
     return ("\r\n".join(lines) + "\r\n\r\n" + body).encode()

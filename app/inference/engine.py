@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from fastapi import HTTPException
 from PIL import Image
 
 from app.inference.cpu import available_cpus, cpu_quota, model_threads
+from app.inference.errors import Busy
 from app.inference.queue import Alive, Batcher, Dropped, Full, Late
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
@@ -22,7 +22,7 @@ from app.telemetry.observe import Trace
 from cbam.backends.choose import BACKENDS, check_backend
 from cbam.cards.card import weights_bytes
 from cbam.cards.families import available, by_family
-from cbam.errors import BadCard, NotAvailable, UnknownName
+from cbam.errors import BadCard, NotAvailable, TooSlow, UnknownName
 from cbam.explain.explainer import answer, answer_many
 from cbam.explain.explanation import Explanation
 from cbam.explain.grad_cam_package import package
@@ -34,15 +34,6 @@ from cbam.model import Model, load
 log = logging.getLogger("cbam_lens")
 
 Asked = tuple[Question, Image.Image]
-
-
-class Refused(HTTPException):
-    """An HTTP error with a word for the metrics: why."""
-
-    def __init__(self, status: int, reason: str, detail: str, retry_after_s: int | None) -> None:
-        headers = None if retry_after_s is None else {"Retry-After": str(retry_after_s)}
-        super().__init__(status, detail, headers)
-        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -141,7 +132,7 @@ class Engine:
     def chosen(self, names: Sequence[str], family: str | None = None) -> list[Model]:
         """The models of these names; of the family, by default the default one, if there are none.
 
-        Raises UnknownName, and HTTPException 503 while loading and while draining.
+        Raises UnknownName, and Busy while loading and while draining.
         """
         if family and family not in self.families:
             raise UnknownName.of("family", family, self.families)
@@ -165,7 +156,7 @@ class Engine:
     ) -> Answer:
         """Decode an upload and ask the models about it; `trace` learns how that went.
 
-        Raises BadImage, UnknownName, and HTTPException 503 (queue full, stopped) or 504 (too slow).
+        Raises BadImage, UnknownName, Busy (queue full, stopped), TooSlow.
         """
         limited = replace(options, time_limit_s=self.settings.inference_timeout_s)
         question = resolve(models, limited)  # before any work
@@ -181,12 +172,9 @@ class Engine:
         except Dropped:
             raise self._busy("dropped", "The request was given up before its turn.") from None
         except Late:
-            raise Refused(
-                504,
-                "deadline",
+            raise TooSlow(
                 f"No answer within {self.settings.inference_timeout_s:g} s. Try again, or ask "
-                "fewer models or a cheaper method.",
-                None,
+                "fewer models or a cheaper method."
             ) from None
         trace.stages["queue"] = queue_s
         for part in ("trunk", "head"):
@@ -199,7 +187,7 @@ class Engine:
     def _holding(self, photo: Image.Image) -> Iterator[None]:
         """Count a decoded photo while it waits: a few large ones could fill the memory.
 
-        One alone always may. Raises HTTPException 503.
+        One alone always may. Raises Busy.
         """
         pixels = photo.width * photo.height
         if self._held_pixels and self._held_pixels + pixels > (
@@ -229,9 +217,8 @@ class Engine:
         finally:
             trace.stages["decode"] = time.perf_counter() - started
 
-    def _busy(self, reason: str, detail: str) -> Refused:
-        seconds = self.settings.retry_after_s
-        return Refused(503, reason, f"{detail} Try again in {seconds} s.", seconds)
+    def _busy(self, reason: str, detail: str) -> Busy:
+        return Busy(reason, detail, self.settings.retry_after_s)
 
     def _load(self) -> None:
         """Load and warm every model. Runs in the model thread."""

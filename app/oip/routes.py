@@ -25,9 +25,8 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
 from app.edge.access import admit
-from app.inference.engine import Refused
 from app.oip import tensors as protocol
-from app.problems import status_and_detail
+from app.problems import refusal
 from app.routes.deps import engine_of, ready_engine, settings_of
 from app.routes.uploads import read_body
 from app.telemetry.observe import Trace
@@ -46,11 +45,11 @@ class _Route(APIRoute):
         async def handled(request: Request) -> Response:
             try:
                 return await handle(request)
+            except protocol.BadRequest as error:
+                return JSONResponse({"error": str(error)}, 400)
             except (HTTPException, CBAMLensError) as error:
-                if isinstance(error, Refused):
-                    Trace.of(request.scope).reason = error.reason
-                status, detail = status_and_detail(error)
-                return JSONResponse({"error": detail}, status, getattr(error, "headers", None))
+                refused = refusal(request, error)
+                return JSONResponse({"error": refused.detail}, refused.status, refused.headers)
 
         return handled
 

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import HTTPException
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from cbam.errors import CBAMLensError
 from cbam.explain.explanation import Explanation
 from cbam.images.formats import EITHER
 from cbam.model import Model
@@ -28,6 +28,10 @@ JSON_LENGTH = "Inference-Header-Content-Length"  # a header: where binary data b
 # By type: what kinds of numbers JSON may hold (NumPy's letters), the largest, and their bytes.
 NUMBERS = {"UINT8": ("iu", 255, "<u1"), "FP32": ("iuf", 1, "<f4")}
 Size = Annotated[int, Field(ge=0)]
+
+
+class BadRequest(CBAMLensError):
+    """What came is no request of the protocol, or its tensor is no photo."""
 
 
 class TensorInfo(BaseModel):
@@ -143,18 +147,16 @@ def parse(body: bytes, json_bytes: str | None = None) -> tuple[InferRequest, byt
     """A request's JSON, and the photo in it as a file's bytes.
 
     `json_bytes` is the JSON's length as a header says it, if binary data follow. Raises
-    HTTPException 400 if it is no such request, or its tensor no photo.
+    BadRequest if it is no such request, or its tensor no photo.
     """
     end = len(body) if json_bytes is None else _length(json_bytes)
     if not 0 <= end <= len(body):
-        raise HTTPException(
-            400, f"{JSON_LENGTH} is '{str(json_bytes)[:20]}'; {len(body):,} bytes came."
-        )
+        raise BadRequest(f"{JSON_LENGTH} is '{str(json_bytes)[:20]}'; {len(body):,} bytes came.")
     try:
         asked = InferRequest.model_validate_json(body[:end])
     except ValidationError as error:
         findings = error.errors(include_input=False, include_url=False)[:3]
-        raise HTTPException(400, " ".join(_sentence(finding) for finding in findings)) from None
+        raise BadRequest(" ".join(_sentence(finding) for finding in findings)) from None
     return asked, _photo(asked.inputs[0], body[end:])
 
 
@@ -164,13 +166,13 @@ def _length(text: str) -> int:
 
 
 def wanted(asked: InferRequest, model: Model) -> list[str]:
-    """Names of the outputs that are asked for, by default all. Raises HTTPException 400 for others."""
+    """Names of the outputs that are asked for, by default all. Raises BadRequest for others."""
     known = [output.name for output in metadata(model).outputs]
     names = list(dict.fromkeys(output.name for output in asked.outputs)) or known
     for name in names:
         if name not in known:
-            raise HTTPException(
-                400, f"'{model.name}' has no output '{name[:80]}'. Known: {', '.join(known)}."
+            raise BadRequest(
+                f"'{model.name}' has no output '{name[:80]}'. Known: {', '.join(known)}."
             )
     return names
 
@@ -216,17 +218,14 @@ def _photo(tensor: InputTensor, binary: bytes) -> bytes:
     """The one image of a tensor, as a file: what came in BYTES, else a PNG of the pixels."""
     size = tensor.parameters.binary_data_size
     if size is not None and size != len(binary):
-        raise HTTPException(
-            400, f"The input says {size:,} bytes of binary data; {len(binary):,} came."
-        )
+        raise BadRequest(f"The input says {size:,} bytes of binary data; {len(binary):,} came.")
     if tensor.name != INPUT:
-        raise HTTPException(400, f"The input is called '{tensor.name[:80]}'; call it '{INPUT}'.")
+        raise BadRequest(f"The input is called '{tensor.name[:80]}'; call it '{INPUT}'.")
     if tensor.datatype == "BYTES":
         return _file(tensor) if size is None else _element(binary)
     if tensor.datatype in NUMBERS:
         return _png(_pixels(tensor, tensor.data if size is None else binary))
-    raise HTTPException(
-        400,
+    raise BadRequest(
         f"The input is {tensor.datatype[:20]}. Send BYTES (base64 of a {EITHER} file), UINT8 (0 to "
         "255) or FP32 (0 to 1).",
     )
@@ -238,19 +237,17 @@ def _file(tensor: InputTensor) -> bytes:
     while isinstance(text, list) and len(text) == 1:
         text = text[0]
     if math.prod(tensor.shape) != 1 or not isinstance(text, str):
-        raise HTTPException(
-            400, "A BYTES input holds one image: shape [1], data of one base64 text."
-        )
+        raise BadRequest("A BYTES input holds one image: shape [1], data of one base64 text.")
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise HTTPException(400, "The data are no base64 of an image file.") from None
+        raise BadRequest("The data are no base64 of an image file.") from None
 
 
 def _element(binary: bytes) -> bytes:
     """The one element of a binary BYTES tensor: its length in four bytes, and itself."""
     if len(binary) < 4 or int.from_bytes(binary[:4], "little") != len(binary) - 4:
-        raise HTTPException(400, "Binary BYTES are one image file: its length in 4 bytes, then it.")
+        raise BadRequest("Binary BYTES are one image file: its length in 4 bytes, then it.")
     return binary[4:]
 
 
@@ -258,20 +255,19 @@ def _pixels(tensor: InputTensor, data: Any) -> np.ndarray[Any, np.dtype[np.uint8
     """The pixels (H, W, 3) of a numeric tensor whose numbers are `data`, in lists or as bytes."""
     shape = tensor.shape
     if len(shape) != 4 or shape[0] != 1 or shape[3] != 3 or 0 in shape:
-        raise HTTPException(400, f"The shape is {shape}. Send one image as [1, height, width, 3].")
+        raise BadRequest(f"The shape is {shape}. Send one image as [1, height, width, 3].")
     kinds, most, stored = NUMBERS[tensor.datatype]
     try:
         values = np.frombuffer(data, stored) if isinstance(data, bytes) else np.asarray(data)
     except (ValueError, OverflowError):
         values = np.asarray(None)
     if values.dtype.kind not in kinds or values.size != math.prod(shape):
-        raise HTTPException(
-            400,
+        raise BadRequest(
             f"The data are not the {math.prod(shape):,} {tensor.datatype} numbers of the shape "
             f"{shape}.",
         )
     if not (values.min() >= 0 and values.max() <= most):  # NaN is neither
-        raise HTTPException(400, f"The data of a {tensor.datatype} image go from 0 to {most}.")
+        raise BadRequest(f"The data of a {tensor.datatype} image go from 0 to {most}.")
     levels = values if most == 255 else np.rint(values * 255)
     return levels.astype(np.uint8).reshape(shape[1:])
 

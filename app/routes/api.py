@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from PIL import Image
 
-from app.problems import Problem
+from app.problems import STATUSES, Problem
 from app.routes import answers
 from app.routes.deps import ask, engine_of, settings_of
 from app.routes.forms import (
@@ -20,24 +20,15 @@ from app.routes.forms import (
     body,
 )
 from cbam import render, sheets
-from cbam.images.formats import EITHER, TITLES
+from cbam.images.formats import TITLES
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {
-        "description": text,
+    code: {
+        "description": status.description,
         "content": {"application/problem+json": {"schema": Problem.model_json_schema()}},
     }
-    for status, text in {
-        400: "the form is broken or holds several files",
-        401: "a key is needed, see X-API-Key",
-        408: "the upload took too long",
-        413: "the body is too large",
-        415: f"no form, or no {EITHER}",
-        422: "the image or a field cannot be used",
-        429: "too many requests: see Retry-After",
-        503: "busy or starting: see Retry-After",
-        504: "no answer in time",
-    }.items()
+    for code, status in STATUSES.items()
+    if status.description
 }
 HIDDEN = ("api_keys", "trusted_hosts", "forwarded_allow_ips")  # settings that concern nobody else
 PNG: dict[str, Any] = {"description": "a picture", "content": {"image/png": {}}}

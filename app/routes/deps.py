@@ -5,7 +5,7 @@ from typing import Generic, TypeVar
 
 from fastapi import HTTPException, Request
 
-from app.inference.engine import Answer, Engine, Refused
+from app.inference.engine import Answer, Engine
 from app.routes.forms import Fields
 from app.routes.uploads import FIELD_NAME, Upload, read_upload
 from app.settings import Settings
@@ -73,16 +73,11 @@ async def ask_about(request: Request, image: bytes, fields: F) -> Asked[F]:
         raise HTTPException(
             422, f"Field 'top_k' is {options.top_k}; at most {settings_of(request).top_k_max}."
         )
-    trace = Trace.of(request.scope)
 
     async def alive() -> bool:
         return not await request.is_disconnected()
 
-    try:
-        wanted = fields.wanted(engine.families[engine.default_family])
-        models = engine.chosen(wanted, fields.family)
-        answer = await engine.explain(image, models, options, alive, trace)
-    except Refused as error:
-        trace.reason = error.reason
-        raise
+    wanted = fields.wanted(engine.families[engine.default_family])
+    models = engine.chosen(wanted, fields.family)
+    answer = await engine.explain(image, models, options, alive, Trace.of(request.scope))
     return Asked(image, fields, models, answer)

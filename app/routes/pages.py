@@ -19,7 +19,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from app.edge.access import admit
-from app.problems import status_and_detail, title
+from app.problems import refusal
 from app.routes import answers
 from app.routes.answers import Map
 from app.routes.deps import Asked, ask_about, engine_of, photo_of, settings_of
@@ -124,17 +124,14 @@ def _render(
     engine = engine_of(request)
     family = fields.family if fields.family in engine.families else engine.default_family
     photos = _gallery(request, family)
-    status, problem = 200, None
-    if error is not None:
-        status, detail = status_and_detail(error)
-        problem = {"title": title(status), "detail": detail, "status": status}
+    refused = refusal(request, error) if error else None
     context = {
         "root": request.scope.get("root_path", "").rstrip("/"),
         "photo": next((photo for photo in photos if photo["file"] == fields.photo), None),
         "options": fields.model_dump(),
         "attention": ATTENTION,
         "colour_maps": render.COLOUR_MAPS,
-        "error": problem,
+        "error": refused,
         "result": result,
     }
     template = "answer.html"
@@ -142,8 +139,8 @@ def _render(
         template = "index.html"
         context |= {"photos": photos, "version": __version__, **_form(request, family)}
     html = request.app.state.templates.get_template(template).render(context)
-    headers = {**(getattr(error, "headers", None) or {}), "Vary": FRAGMENT}
-    return HTMLResponse(html, status, headers)
+    status, headers = (refused.status, refused.headers) if refused else (200, None)
+    return HTMLResponse(html, status, {**(headers or {}), "Vary": FRAGMENT})
 
 
 def _form(request: Request, chosen: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.problems import OTHER, STATUSES
 from app.telemetry.logs import LOGGER
 from app.telemetry.metrics import Metrics
 
@@ -14,21 +15,6 @@ log = logging.getLogger(LOGGER)
 
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 MOUNTS = ("/static", "/swagger")
-# Why a request got no answer, where the status alone says it.
-REASONS = {
-    400: "bad_form",
-    401: "no_key",
-    403: "no_key",
-    404: "not_found",
-    405: "not_allowed",
-    408: "upload_timeout",
-    413: "too_large",
-    415: "not_an_image",
-    422: "invalid",
-    429: "rate_limit",
-    503: "busy",
-    504: "deadline",
-}
 STAGES = ("decode", "queue", "trunk", "head", "encode")
 
 
@@ -41,7 +27,6 @@ class Trace:
     answered: float | None = None  # when the models' answer was there to be encoded
     format: str = ""  # of the photo, by content
     sha256: str = ""  # the first digits: enough to find the same photo again
-    reason: str = ""  # why it was refused, where the status does not say it
 
     @classmethod
     def of(cls, scope: Scope) -> "Trace":
@@ -108,7 +93,9 @@ class Observe:
         self.metrics.request_seconds.labels(route).observe(seconds)
         for stage, taken in trace.stages.items():
             self.metrics.stage_seconds.labels(stage).observe(taken)
-        reason = trace.reason or (REASONS.get(status, "error") if status >= 400 else "")
+        reason = ""
+        if status >= 400:
+            reason = scope["state"].get("reason") or STATUSES.get(status, OTHER).reason
         if reason and route != "/readyz":  # a probe that asks too early was not refused anything
             self.metrics.rejections.labels(reason).inc()
         fields = {

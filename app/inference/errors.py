@@ -1,0 +1,12 @@
+"""What the engine says when it cannot take a question: the web layer knows its words for it."""
+
+from cbam.errors import CBAMLensError
+
+
+class Busy(CBAMLensError):
+    """Not now, but soon."""
+
+    def __init__(self, reason: str, detail: str, retry_after_s: int) -> None:
+        super().__init__(f"{detail} Try again in {retry_after_s} s.")
+        self.reason = reason  # one word, for the metrics
+        self.retry_after_s = retry_after_s
