@@ -19,11 +19,13 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
 
+import cbam.model as model_module
 from app.inference import engine as engine_module
 from app.main import create_app
 from app.settings import Settings
 from cbam.errors import BadCard, UnknownName
 from cbam.explain.explainer import answer_many
+from cbam.trace.cut import cut_at
 
 pytest_plugins = ["app_fixtures"]
 
@@ -172,6 +174,36 @@ def test_a_full_queue_does_not_keep_others_from_reading_what_there_is(
         models.opened.set()
     assert first.result(LIMIT_S).status_code == 200
     assert sorted(each.result(LIMIT_S).status_code for each in waiting) == [200, 503]
+
+
+def test_while_a_new_layer_is_traced_nobody_else_waits(
+    serve: Callable[..., TestClient],
+    monkeypatch: pytest.MonkeyPatch,
+    threads: ThreadPoolExecutor,
+    jpeg: bytes,
+) -> None:
+    client = serve()
+    pages = ("/", "/?family=tiny", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json")
+    lists = ("/api/v1/models", "/api/v1/methods", "/api/v1/limits")
+    protocol = ("/v2", "/v2/health/ready", "/v2/models/tiny-cbam", "/v2/models/tiny-cbam/ready")
+    assert client.get("/").status_code == 200  # its example is made once, by the models
+    tracing, traced = threading.Event(), threading.Event()
+
+    def slow(*args: Any) -> Any:
+        tracing.set()
+        assert traced.wait(LIMIT_S)
+        return cut_at(*args)
+
+    monkeypatch.setattr(model_module, "cut_at", slow)
+    try:
+        asked = threads.submit(send, client, jpeg, layer="layer2.0")
+        assert tracing.wait(LIMIT_S)
+        others = [threads.submit(client.get, path) for path in (*pages, *lists, *protocol)]
+        assert [each.result(LIMIT_S / 2).status_code for each in others] == [200] * len(others)
+        assert not asked.done()
+    finally:
+        traced.set()
+    assert asked.result(LIMIT_S).json()["results"][0]["layer"] == "layer2.0"
 
 
 def test_requests_are_answered_in_the_order_in_which_they_came(
