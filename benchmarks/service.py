@@ -22,7 +22,7 @@ from app.settings import Settings
 from benchmarks.children import environment
 from benchmarks.subjects import Plan
 from benchmarks.table import Row, Side, at_least
-from cbam.explain.question import Options
+from cbam.explain.question import resolve
 
 SECTION = "service"
 HTTP, ENGINE = "over HTTP", "engine alone"
@@ -68,10 +68,10 @@ async def _row(plan: Plan, clients: int, engine: Engine, port: int, photo: bytes
                 each.close()
 
     async def engine_alone() -> float:
-        models = engine.chosen([])
+        question = resolve(engine.chosen([]))
 
         async def ask() -> None:
-            await engine.explain(photo, models, Options(), _alive)
+            await engine.explain(photo, question, _alive)
 
         return await rate([ask] * clients, requests)
 

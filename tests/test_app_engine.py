@@ -1,6 +1,7 @@
 """The engine: one request's trouble is its own, and many at once are answered as one by one."""
 
 import asyncio
+import hashlib
 import logging
 import shutil
 import threading
@@ -14,7 +15,7 @@ from typing import Any
 import httpx2 as httpx
 import numpy as np
 import pytest
-from app_fixtures import assert_problem, encoded, form_of, photo, picture, post_raw, values
+from app_fixtures import FAMILY, assert_problem, encoded, form_of, photo, picture, post_raw, values
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
@@ -22,8 +23,11 @@ from PIL import Image
 import cbam.model as model_module
 from app.inference import engine as engine_module
 from app.main import create_app
+from app.routes import answers
 from app.settings import Settings
+from cbam.cards.card import Card
 from cbam.errors import BadCard, UnknownName
+from cbam.explain import question as question_module
 from cbam.explain.explainer import answer_many
 from cbam.trace.cut import cut_at
 
@@ -221,6 +225,65 @@ def test_requests_are_answered_in_the_order_in_which_they_came(
             return models.widths
 
     assert asyncio.run(scenario()) == [50, 80, 60, 70]
+
+
+# The way of one request
+
+
+@pytest.mark.parametrize("route", ["explain", "predict", "attention"])
+def test_a_photo_is_hashed_once(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, jpeg: bytes, route: str
+) -> None:
+    hashed: list[bytes] = []
+    sha256 = hashlib.sha256
+
+    def counting(data: bytes = b"", **options: Any) -> Any:
+        hashed.append(data)
+        return sha256(data, **options)
+
+    monkeypatch.setattr(hashlib, "sha256", counting)
+    answer = client.post(f"/api/v1/{route}", files={"image": ("x.jpg", jpeg)})
+    assert answer.json()["image"]["sha256"] == sha256(jpeg).hexdigest()
+    assert hashed.count(jpeg) == 1
+
+
+def test_names_are_resolved_once(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, jpeg: bytes
+) -> None:
+    looked_up: list[Any] = []
+    class_index, chosen_layers = Card.class_index, question_module.chosen_layers
+
+    def index(card: Card, name: Any) -> int:
+        looked_up.append(name)
+        return class_index(card, name)
+
+    def layers(model: Any, layer: Any) -> Any:
+        looked_up.append((model.name, layer))
+        return chosen_layers(model, layer)
+
+    monkeypatch.setattr(Card, "class_index", index)
+    monkeypatch.setattr(question_module, "chosen_layers", layers)
+    fields = {"target": "b", "versus": "c", "method": "finercam", "layer": "layer4.0"}
+    answer = send(client, jpeg, **fields).json()
+    assert [each["model"] for each in answer["results"]] == list(FAMILY)
+    assert looked_up == ["b", "c", *((name, "layer4.0") for name in FAMILY)]
+
+
+@pytest.mark.parametrize("name", ["explained", "predicted", "attended"])
+def test_json_is_built_off_the_event_loop(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, jpeg: bytes, name: str
+) -> None:
+    threads: list[str] = []
+    build = getattr(answers, name)
+
+    def building(*args: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return build(*args)
+
+    monkeypatch.setattr(answers, name, building)
+    route = {"explained": "explain", "predicted": "predict", "attended": "attention"}[name]
+    assert client.post(f"/api/v1/{route}", files={"image": ("x.jpg", jpeg)}).status_code == 200
+    assert [each.rstrip("_0123456789") for each in threads] == ["pictures"]
 
 
 # Deadlines

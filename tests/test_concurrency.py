@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from app_fixtures import encoded, photo, values
+from app_fixtures import LABELS, encoded, photo, values
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+
+from cbam.explain.question import Question
 
 pytest_plugins = ["app_fixtures"]
 
@@ -94,9 +96,10 @@ def raw_answers(app: FastAPI) -> Iterator[dict[Any, list[np.ndarray]]]:
     engine, kept = app.state.engine, {}
     explain = engine.explain
 
-    async def keeping(data: bytes, models: Any, options: Any, *rest: Any) -> Any:
-        answer = await explain(data, models, options, *rest)
-        kept[PHOTOS.index(data), options.target, options.method] = [
+    async def keeping(data: bytes, question: Question, *rest: Any) -> Any:
+        answer = await explain(data, question, *rest)
+        assert question.target is not None
+        kept[PHOTOS.index(data), LABELS[question.target], question.method_name] = [
             each.heatmap for each in answer.explanations
         ] + [
             gate

@@ -1,5 +1,6 @@
 """`cbam-lens explain`: ask models about a photo."""
 
+import hashlib
 import time
 from pathlib import Path
 from typing import Annotated, Optional
@@ -58,9 +59,11 @@ def explain_command(
     waits = {"decode": (time.perf_counter() - started) * 1000, "queue": 0.0}
     explanations = answer(question, image)
     if as_json:
+        from app.inference.engine import Answer
         from app.routes.answers import explained
 
-        print(explained(photo.read_bytes(), explanations, waits).model_dump_json(indent=1))  # noqa: T201
+        answered = Answer(explanations, waits, hashlib.sha256(photo.read_bytes()).hexdigest())
+        print(explained(answered).model_dump_json(indent=1))  # noqa: T201
     else:
         label = explanations[0].target.label
         table = Table("model", "says", f"P({label})", f"{METHODS[method].title} peak")

@@ -26,7 +26,7 @@ from cbam.errors import BadCard, NotAvailable, TooSlow, UnknownName
 from cbam.explain.explainer import answer, answer_many
 from cbam.explain.explanation import Explanation
 from cbam.explain.grad_cam_package import package
-from cbam.explain.question import Layers, Options, Question, resolve
+from cbam.explain.question import Layers, Question, resolve
 from cbam.images.decode import decode
 from cbam.images.formats import format_of
 from cbam.model import Model, load
@@ -42,6 +42,7 @@ class Answer:
 
     explanations: list[Explanation]
     waits: dict[str, float]  # "decode", "queue"
+    sha256: str  # of the photo's file
 
 
 @dataclass(frozen=True)
@@ -149,17 +150,15 @@ class Engine:
     async def explain(
         self,
         data: bytes,
-        models: Sequence[Model],
-        options: Options,
+        question: Question,
         alive: Alive,
         trace: Trace | None = None,
     ) -> Answer:
         """Decode an upload and ask the models about it; `trace` learns how that went.
 
-        Raises BadImage, UnknownName, Busy (queue full, stopped), TooSlow.
+        Raises BadImage, Busy (queue full, stopped), TooSlow.
         """
-        limited = replace(options, time_limit_s=self.settings.inference_timeout_s)
-        question = resolve(models, limited)  # before any work
+        question = replace(question, time_limit_s=self.settings.inference_timeout_s)
         trace = trace or Trace()
         try:
             async with self.queue.place():
@@ -181,7 +180,7 @@ class Engine:
             trace.stages[part] = sum(each.timing_ms[part] for each in explanations) / 1000
         trace.answered = time.perf_counter()
         waits = {name: trace.stages[name] * 1000 for name in ("decode", "queue")}
-        return Answer(explanations, waits)
+        return Answer(explanations, waits, trace.sha256)
 
     @contextmanager
     def _holding(self, photo: Image.Image) -> Iterator[None]:
@@ -207,7 +206,7 @@ class Engine:
     def _decode(self, data: bytes, trace: Trace) -> Image.Image:
         started = time.perf_counter()
         trace.format = kind.title if (kind := format_of(data)) else "other"
-        trace.sha256 = hashlib.sha256(data).hexdigest()[:12]
+        trace.sha256 = hashlib.sha256(data).hexdigest()
         try:
             return decode(
                 data,

@@ -27,12 +27,11 @@ from fastapi.routing import APIRoute
 from app.edge.access import admit
 from app.oip import tensors as protocol
 from app.problems import refusal
-from app.routes.deps import engine_of, ready_engine, settings_of
+from app.routes.deps import answer_to, engine_of, ready_engine, settings_of
 from app.routes.uploads import read_body
-from app.telemetry.observe import Trace
 from cbam import __version__
 from cbam.errors import CBAMLensError
-from cbam.explain.question import Options
+from cbam.explain.question import Options, resolve
 from cbam.model import Model
 
 
@@ -95,9 +94,9 @@ async def model_metadata(request: Request, name: str, version: str = "") -> prot
     return protocol.metadata(_model(request, name, version))
 
 
-@oip.post("/models/{name}/infer", response_model_exclude_none=True)
-@oip.post("/models/{name}/versions/{version}/infer", response_model_exclude_none=True)
-async def infer(request: Request, name: str, version: str = "") -> protocol.InferResponse:
+@oip.post("/models/{name}/infer")
+@oip.post("/models/{name}/versions/{version}/infer")
+async def infer(request: Request, name: str, version: str = "") -> Response:
     """One model's answer about one image."""
     model = _model(request, name, version)
     engine = engine_of(request)
@@ -114,12 +113,11 @@ async def infer(request: Request, name: str, version: str = "") -> protocol.Infe
         top_k=len(model.card.labels),
         attention=gates,
     )
-
-    async def alive() -> bool:
-        return not await request.is_disconnected()
-
-    answer = await engine.explain(photo, [model], options, alive, Trace.of(request.scope))
-    return protocol.response(asked, model, names, answer.explanations[0])
+    answer = await answer_to(request, photo, resolve([model], options))
+    json = await engine.in_picture_thread(
+        protocol.response, asked, model, names, answer.explanations[0]
+    )
+    return Response(json, media_type="application/json")
 
 
 def _model(request: Request, name: str, version: str) -> Model:

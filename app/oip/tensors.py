@@ -179,9 +179,9 @@ def wanted(asked: InferRequest, model: Model) -> list[str]:
 
 def response(
     asked: InferRequest, model: Model, names: Sequence[str], explanation: Explanation
-) -> InferResponse:
-    """The answer with these outputs. The explanation has a probability for every class."""
-    return InferResponse(
+) -> str:
+    """The answer with these outputs, as JSON. The explanation has every class's probability."""
+    answer = InferResponse(
         model_name=model.name,
         model_version=version(model),
         id=asked.id,
@@ -193,6 +193,7 @@ def response(
         },
         outputs=[_output(name, model, explanation) for name in names],
     )
+    return answer.model_dump_json(exclude_none=True)
 
 
 def _output(name: str, model: Model, explanation: Explanation) -> Tensor:

@@ -1,14 +1,13 @@
 """The shapes of the answers: JSON for the API, and the same values for the page."""
 
 import base64
-import hashlib
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.inference.engine import Answer
 from cbam.attention import ATTENTION
 from cbam.backends.choose import BACKENDS
 from cbam.explain.explanation import Explanation, Floats, GateMap
@@ -219,14 +218,14 @@ class Methods(BaseModel):
     methods: list[MethodInfo]
 
 
-def image_info(upload: bytes, explanation: Explanation) -> ImageInfo:
+def image_info(answer: Answer) -> ImageInfo:
     """Size of the upright photo and the digest of what was sent."""
-    width, height = explanation.photo.size
-    return ImageInfo(width=width, height=height, sha256=hashlib.sha256(upload).hexdigest())
+    width, height = answer.explanations[0].photo.size
+    return ImageInfo(width=width, height=height, sha256=answer.sha256)
 
 
-def _timing(explanation: Explanation, waits: Mapping[str, float]) -> Timing:
-    return Timing.model_validate({**waits, **explanation.timing_ms})
+def _timing(explanation: Explanation, answer: Answer) -> Timing:
+    return Timing.model_validate({**answer.waits, **explanation.timing_ms})
 
 
 def _predictions(explanation: Explanation) -> list[Prediction]:
@@ -253,13 +252,11 @@ def _gate(gate: GateMap) -> Gate:
     return Map.of(gate.values)
 
 
-def explained(
-    upload: bytes, explanations: Sequence[Explanation], waits: Mapping[str, float]
-) -> Explained:
-    """The answer of /explain; `waits` are the milliseconds of "decode" and "queue"."""
-    first = explanations[0]
+def explained(answer: Answer) -> Explained:
+    """The answer of /explain."""
+    first = answer.explanations[0]
     return Explained(
-        image=image_info(upload, first),
+        image=image_info(answer),
         target=Target(index=first.target.index, label=first.target.label),
         method=first.method,
         versus=[Target(index=item.index, label=item.label) for item in first.versus],
@@ -275,37 +272,35 @@ def explained(
                     for item in each.heatmaps
                 ],
                 attention=_blocks(each),
-                timing_ms=_timing(each, waits),
+                timing_ms=_timing(each, answer),
             )
-            for each in explanations
+            for each in answer.explanations
         ],
     )
 
 
-def predicted(
-    upload: bytes, explanations: Sequence[Explanation], waits: Mapping[str, float]
-) -> Predicted:
+def predicted(answer: Answer) -> Predicted:
     """The answer of /predict."""
     return Predicted(
-        image=image_info(upload, explanations[0]),
+        image=image_info(answer),
         results=[
             ModelPrediction(
-                model=each.model, predictions=_predictions(each), timing_ms=_timing(each, waits)
+                model=each.model, predictions=_predictions(each), timing_ms=_timing(each, answer)
             )
-            for each in explanations
+            for each in answer.explanations
         ],
     )
 
 
-def attended(upload: bytes, explanations: Sequence[Explanation]) -> Attended:
+def attended(answer: Answer) -> Attended:
     """The answer of /attention."""
     return Attended(
-        image=image_info(upload, explanations[0]),
+        image=image_info(answer),
         results=[
             ModelAttention(
                 model=each.model, view=View(**asdict(each.view)), attention=_blocks(each)
             )
-            for each in explanations
+            for each in answer.explanations
         ],
     )
 
@@ -337,15 +332,7 @@ def model_info(model: Model) -> ModelInfo:
 
 def method_info(name: str, method: CAMMethod) -> MethodInfo:
     """A method as /methods shows it."""
-    return MethodInfo(
-        name=name,
-        title=method.title,
-        paper=method.paper,
-        note=method.note,
-        cost=method.cost,
-        cost_class=method.cost_class,
-        versus=method.versus,
-    )
+    return MethodInfo.model_validate({**vars(method), "name": name})
 
 
 def methods() -> Methods:

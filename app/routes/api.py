@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from PIL import Image
+from pydantic import BaseModel
 
 from app.problems import STATUSES, Problem
 from app.routes import answers
@@ -36,15 +37,19 @@ lists = APIRouter(prefix="/api/v1", tags=["v1"])  # what there is: open to every
 api = APIRouter(prefix="/api/v1", tags=["v1"])  # what asks the models: guarded where it is included
 
 
-async def as_png(request: Request, paint: Callable[[], Image.Image]) -> Response:
-    """What `paint` makes as a PNG without metadata; painted and encoded off the event loop."""
+async def built(request: Request, build: Callable[[], BaseModel | Image.Image]) -> Response:
+    """What `build` makes as JSON, or as a PNG without metadata; all of it off the event loop."""
 
-    def png() -> bytes:
+    def response() -> Response:
+        made = build()
+        if isinstance(made, BaseModel):
+            return Response(made.model_dump_json(), media_type="application/json")
         buffer = io.BytesIO()
-        paint().save(buffer, "PNG", compress_level=1)
-        return buffer.getvalue()
+        made.save(buffer, "PNG", compress_level=1)
+        return Response(buffer.getvalue(), media_type="image/png")
 
-    return Response(await engine_of(request).in_picture_thread(png), media_type="image/png")
+    made: Response = await engine_of(request).in_picture_thread(response)
+    return made
 
 
 @lists.get("/models", responses={503: PROBLEMS[503]})
@@ -79,18 +84,28 @@ async def limits(request: Request) -> dict[str, Any]:
     return {"formats": TITLES, **settings_of(request).model_dump(exclude=hidden)}
 
 
-@api.post("/predict", responses=PROBLEMS, openapi_extra=body(PredictFields))
-async def predict(request: Request) -> answers.Predicted:
+@api.post(
+    "/predict",
+    response_model=answers.Predicted,
+    responses=PROBLEMS,
+    openapi_extra=body(PredictFields),
+)
+async def predict(request: Request) -> Response:
     """Each model's most probable classes for a photo."""
     asked = await ask(request, PredictFields)
-    return answers.predicted(asked.image, asked.answer.explanations, asked.answer.waits)
+    return await built(request, lambda: answers.predicted(asked.answer))
 
 
-@api.post("/explain", responses=PROBLEMS, openapi_extra=body(ExplainFields))
-async def explain(request: Request) -> answers.Explained:
+@api.post(
+    "/explain",
+    response_model=answers.Explained,
+    responses=PROBLEMS,
+    openapi_extra=body(ExplainFields),
+)
+async def explain(request: Request) -> Response:
     """Predictions, heat maps for one class, and gate maps, model by model."""
     asked = await ask(request, ExplainFields)
-    return answers.explained(asked.image, asked.answer.explanations, asked.answer.waits)
+    return await built(request, lambda: answers.explained(asked.answer))
 
 
 @api.post(
@@ -113,7 +128,7 @@ async def heatmap(request: Request) -> Response:
             return render.coloured(explanation.heatmap, width, height)
         return explanation.overlay(fields.opacity)
 
-    return await as_png(request, paint)
+    return await built(request, paint)
 
 
 @api.post(
@@ -125,7 +140,7 @@ async def heatmap(request: Request) -> Response:
 async def compare(request: Request) -> Response:
     """All models of a family in one PNG, as in the paper's figure."""
     asked = await ask(request, TargetFields)
-    return await as_png(request, lambda: sheets.compare_sheet(asked.answer.explanations))
+    return await built(request, lambda: sheets.compare_sheet(asked.answer.explanations))
 
 
 @api.post(
@@ -134,11 +149,11 @@ async def compare(request: Request) -> Response:
     responses={**PROBLEMS, 200: {"content": {"image/png": {}}}},
     openapi_extra=body(AttentionFields),
 )
-async def attention(request: Request) -> Any:
+async def attention(request: Request) -> Response:
     """The gates of every block: JSON, or one PNG sheet with `Accept: image/png`."""
     asked = await ask(request, AttentionFields)
     explanations = asked.answer.explanations
     if "image/png" not in request.headers.get("accept", ""):
-        return answers.attended(asked.image, explanations)
+        return await built(request, lambda: answers.attended(asked.answer))
     shown = [item for item in explanations if item.attention] or explanations
-    return await as_png(request, lambda: sheets.attention_sheets(shown))
+    return await built(request, lambda: sheets.attention_sheets(shown))

@@ -10,6 +10,7 @@ from app.routes.forms import Fields
 from app.routes.uploads import FIELD_NAME, Upload, read_upload
 from app.settings import Settings
 from app.telemetry.observe import Trace
+from cbam.explain.question import Question, resolve
 from cbam.model import Model
 
 F = TypeVar("F", bound=Fields)
@@ -17,9 +18,8 @@ F = TypeVar("F", bound=Fields)
 
 @dataclass(frozen=True)
 class Asked(Generic[F]):
-    """A photo, the fields that came with it, and the models' answer."""
+    """The fields that came with a photo, the models that they name, and these models' answer."""
 
-    image: bytes
     fields: F
     models: list[Model]
     answer: Answer
@@ -66,18 +66,19 @@ def photo_of(upload: Upload) -> bytes:
 
 
 async def ask_about(request: Request, image: bytes, fields: F) -> Asked[F]:
-    """Ask the models that `fields` name about `image`."""
-    engine = engine_of(request)
+    """Ask the models that `fields` name about `image`: here names become a question, once."""
+    engine, top_k_max = engine_of(request), settings_of(request).top_k_max
     options = fields.options()
-    if options.top_k > settings_of(request).top_k_max:
-        raise HTTPException(
-            422, f"Field 'top_k' is {options.top_k}; at most {settings_of(request).top_k_max}."
-        )
+    if options.top_k > top_k_max:
+        raise HTTPException(422, f"Field 'top_k' is {options.top_k}; at most {top_k_max}.")
+    models = engine.chosen(fields.wanted(engine.families[engine.default_family]), fields.family)
+    return Asked(fields, models, await answer_to(request, image, resolve(models, options)))
+
+
+async def answer_to(request: Request, image: bytes, question: Question) -> Answer:
+    """The models' answer, for as long as the client waits for it."""
 
     async def alive() -> bool:
         return not await request.is_disconnected()
 
-    wanted = fields.wanted(engine.families[engine.default_family])
-    models = engine.chosen(wanted, fields.family)
-    answer = await engine.explain(image, models, options, alive, Trace.of(request.scope))
-    return Asked(image, fields, models, answer)
+    return await engine_of(request).explain(image, question, alive, Trace.of(request.scope))

@@ -197,7 +197,7 @@ def _shown(asked: Asked[PageFields], parts: frozenset[str]) -> dict[str, Any]:
     for readers without JavaScript."""
     explanations = asked.answer.explanations
     result: dict[str, Any] = {
-        "explained": answers.explained(asked.image, explanations, asked.answer.waits),
+        "explained": answers.explained(asked.answer),
         "models": [answers.model_info(model) for model in asked.models],
         "photo_uri": "",
         "overlays": [],

@@ -26,7 +26,7 @@ class Trace:
     stages: dict[str, float] = field(default_factory=dict)  # seconds
     answered: float | None = None  # when the models' answer was there to be encoded
     format: str = ""  # of the photo, by content
-    sha256: str = ""  # the first digits: enough to find the same photo again
+    sha256: str = ""  # of the photo's file
 
     @classmethod
     def of(cls, scope: Scope) -> "Trace":
@@ -108,7 +108,7 @@ class Observe:
             "bytes_out": sent,
             "reason": reason,
             "format": trace.format,
-            "sha256": trace.sha256,
+            "sha256": trace.sha256[:12],  # enough to find the same photo again
             **{f"{name}_ms": round(taken * 1000, 1) for name, taken in trace.stages.items()},
         }
         shown = {name: value for name, value in fields.items() if value != ""}
