@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from limits import parse
-from pydantic import BeforeValidator, Field, SecretStr, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -15,7 +15,15 @@ def _words(value: Any) -> Any:
     return value
 
 
-Key = Annotated[SecretStr, Field(min_length=32)]  # shorter ones can be guessed
+def _ascii(key: SecretStr) -> SecretStr:
+    """Raises ValueError: others cannot be sent as a password everywhere."""
+    if not key.get_secret_value().isascii():
+        raise ValueError("a key has ASCII characters alone")
+    return key
+
+
+# Shorter ones can be guessed.
+Key = Annotated[SecretStr, Field(min_length=32), AfterValidator(_ascii)]
 
 
 class Settings(BaseSettings):

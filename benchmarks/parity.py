@@ -22,10 +22,10 @@ from torch import Tensor
 from cbam.backends.choose import BACKENDS, TOLERANCE, Parity, accelerate, parity
 from cbam.cards.families import models_folder
 from cbam.images.decode import decode
+from cbam.images.formats import SUFFIXES
 from cbam.model import Model, load
 from cbam.trace.cut import cut_at
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 BATCH = 8
 
 

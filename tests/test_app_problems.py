@@ -1,17 +1,22 @@
 """From errors to HTTP: each class has its status, each status its words, and both are said once."""
 
 import ast
+import re
 from http import HTTPStatus
 from pathlib import Path
 
 import pytest
 from fastapi import HTTPException, Request
+from fastapi.testclient import TestClient
 
 import app
 from app.inference.errors import Busy
 from app.problems import STATUS_OF, STATUSES, refusal
 from cbam import errors
 from cbam.errors import CBAMLensError
+from cbam.images.formats import FORMATS
+
+pytest_plugins = ["app_fixtures"]
 
 SERVICE = Path(app.__file__).parent
 
@@ -73,6 +78,17 @@ def test_every_status_has_a_title_for_the_page(status: int) -> None:
     title = refusal(request(), HTTPException(status)).title
     known = STATUSES[status].title if status in STATUSES else ""
     assert title == known or (not known and title == HTTPStatus(status).phrase)
+
+
+def test_the_page_shows_the_title_of_its_status(client: TestClient) -> None:
+    answer = client.post("/", files={"image": ("x.jpg", b"GIF89a, no JPEG")})
+    assert answer.status_code == 415
+    assert f"<strong>{STATUSES[415].title}</strong>" in answer.text
+
+
+def test_the_page_lets_choose_the_formats_that_are_read(client: TestClient) -> None:
+    accepted = re.findall(r'type="file"[^>]* accept="([^"]*)"', client.get("/").text)
+    assert accepted == [",".join(each.media_type for each in FORMATS.values())]
 
 
 def test_statuses_have_a_reason_each() -> None:

@@ -16,12 +16,13 @@ from cbam.errors import MissingFile
 from cbam.explain.explainer import answer
 from cbam.explain.methods import METHODS
 from cbam.explain.question import Options, resolve
+from cbam.images.formats import EITHER
 from cbam.model import Model, load, open_photo
 from cbam.sheets import compare_sheet
 
 
 def explain_command(
-    photo: Annotated[Path, typer.Argument(help="a JPEG, PNG or WebP file")],
+    photo: Annotated[Path, typer.Argument(help=f"a {EITHER} file")],
     output: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("-o", "--output", help="PNG to write: the models side by side"),
