@@ -128,12 +128,14 @@ def test_explain_has_the_documented_shape(client: TestClient, jpeg: bytes) -> No
     assert answer["target"] == {
         "index": answer["target"]["index"],
         "label": LABELS[answer["target"]["index"]],
+        "indices": [],
     }
     assert [result["model"] for result in answer["results"]] == list(FAMILY)
     for result in answer["results"]:
         assert set(result) == {
             "model",
             "predictions",
+            "words",
             "target_probability",
             "layer",
             "view",
@@ -148,6 +150,11 @@ def test_explain_has_the_documented_shape(client: TestClient, jpeg: bytes) -> No
         for prediction in result["predictions"]:
             assert set(prediction) == {"index", "label", "probability"}
             assert LABELS[prediction["index"]] == prediction["label"]
+        # These classes have no words: each goes by its label.
+        assert [set(word) for word in result["words"]] == [{"word", "probability", "indices"}] * 5
+        assert [word["word"] for word in result["words"]] == [
+            prediction["label"] for prediction in result["predictions"]
+        ]
         for heatmap in result["heatmaps"]:
             assert set(heatmap) == {"index", "label", "map"}
 
@@ -205,7 +212,7 @@ def test_the_first_model_named_decides_the_default_target(client: TestClient, jp
 @pytest.mark.parametrize("target", ["3", "d", "D"])
 def test_a_target_is_an_index_or_a_label(client: TestClient, jpeg: bytes, target: str) -> None:
     answer = explain(client, jpeg, target=target)
-    assert answer["target"] == {"index": 3, "label": "d"}
+    assert answer["target"] == {"index": 3, "label": "d", "indices": []}
     assert {result["heatmaps"][0]["label"] for result in answer["results"]} == {"d"}
     assert untimed(answer) == untimed(explain(client, jpeg, target="3"))
 
@@ -300,7 +307,7 @@ def test_a_method_without_a_closed_form_explains_the_target_only(
 
 def test_the_classes_that_were_contrasted_with_are_told(client: TestClient, jpeg: bytes) -> None:
     answer = explain(client, jpeg, method="finercam", target="b", versus="d")
-    assert answer["versus"] == [{"index": 3, "label": "d"}]
+    assert answer["versus"] == [{"index": 3, "label": "d", "indices": []}]
     answer = explain(client, jpeg, method="finercam", target="b")
     assert len(answer["versus"]) == 3
 
@@ -379,9 +386,10 @@ def test_predict_says_what_explain_says(client: TestClient, jpeg: bytes) -> None
     assert set(predicted) == {"image", "results"}
     assert predicted["image"] == explained["image"]
     for short, long in zip(predicted["results"], explained["results"], strict=True):
-        assert set(short) == {"model", "predictions", "timing_ms"}
+        assert set(short) == {"model", "predictions", "words", "timing_ms"}
         assert short["model"] == long["model"]
         assert short["predictions"] == long["predictions"]
+        assert short["words"] == long["words"]
 
 
 @pytest.mark.parametrize(("asked", "given"), [(1, 1), (7, 7), (10, 10), (20, 10)])

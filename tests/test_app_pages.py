@@ -325,6 +325,8 @@ def test_the_headline_says_whether_they_agree_and_are_sure(
         for answer, (label, probability) in zip(result["explained"].results, said, strict=True):
             top = answer.predictions[0]
             top.index, top.label, top.probability = LABELS.index(label), label, probability
+            own = answer.words[0]
+            own.word, own.probability, own.indices = label, probability, [LABELS.index(label)]
         return result
 
     made = pages_module._shown

@@ -49,7 +49,7 @@ def test_json_is_the_answer_of_the_api(photo: Path, tiny_card: Card) -> None:
     arguments = ["explain", str(photo), "--json", "--model", str(tiny_card.folder)]
     result = runner.invoke(cli.app, [*arguments, "--target", target])
     answer = json.loads(result.stdout)
-    assert answer["target"] == {"index": 1, "label": target}
+    assert answer["target"] == {"index": 1, "label": target, "indices": []}
     assert answer["results"][0]["model"] == tiny_card.name
     assert answer["results"][0]["heatmaps"][0]["label"] == target
 
@@ -59,7 +59,7 @@ def test_layers_and_the_class_to_contrast_with_can_be_named(photo: Path, tiny_ca
     options = ["--method", "finercam", "--target", "0", "--versus", tiny_card.labels[2]]
     result = runner.invoke(cli.app, [*arguments, *options, "--layer", "layer3.0,layer4.1"])
     answer = json.loads(result.stdout)
-    assert answer["versus"] == [{"index": 2, "label": tiny_card.labels[2]}]
+    assert answer["versus"] == [{"index": 2, "label": tiny_card.labels[2], "indices": []}]
     assert answer["results"][0]["layer"] == "layer3.0,layer4.1"
 
 

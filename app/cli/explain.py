@@ -36,7 +36,10 @@ def explain_command(
     ] = None,
     target: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="class to explain: index or label; default: the first model's answer"),
+        typer.Option(
+            help="what to explain: a class's index or label, or a word such as cat; default: the "
+            "first model's answer"
+        ),
     ] = None,
     method: Annotated[str, typer.Option(help=", ".join(METHODS))] = Options.method,
     layer: Annotated[
@@ -54,7 +57,8 @@ def explain_command(
 ) -> None:
     """Ask the models about a photo: a table, a picture (-o) or JSON (--json)."""
     models = [load(name, backend) for name in model] if model else default_family(backend)
-    question = resolve(models, Options(target, method, layer, top_k, versus=versus))
+    options = Options(target, method, layer, top_k, versus=versus, in_words=not as_json)
+    question = resolve(models, options)
     started = time.perf_counter()
     image = open_photo(photo)
     waits = {"decode": (time.perf_counter() - started) * 1000, "queue": 0.0}
@@ -70,7 +74,9 @@ def explain_command(
         table = Table("model", "says", f"P({label})", f"{METHODS[method].title} peak")
         table.columns[0].no_wrap = True  # a name that is cut off can't be typed
         for each in explanations:
-            says = ", ".join(f"{p.label} {p.probability:.1%}" for p in each.predictions[:3])
+            says = ", ".join(f"{p.label} {p.probability:.1%}" for p in each.words[:1])
+            classes = ", ".join(f"{p.label} {p.probability:.1%}" for p in each.predictions[:3])
+            says = classes if len(each.words[0].indices) == 1 else f"{says} ({classes})"
             peak = float(each.heatmap.max())
             shown = f"{peak:.2f}" if peak > 0 else "no positive evidence"
             table.add_row(each.model, says, f"{each.target.probability:.1%}", shown)

@@ -11,6 +11,7 @@ from app.inference.engine import Answer
 from cbam.attention import ATTENTION
 from cbam.backends.choose import BACKENDS
 from cbam.explain.explanation import Explanation, Floats, GateMap
+from cbam.explain.explanation import Prediction as Named
 from cbam.explain.methods import METHODS, CostClass
 from cbam.explain.methods import Method as CAMMethod
 from cbam.model import Model
@@ -82,11 +83,20 @@ class Timing(BaseModel):
     head: float
 
 
+class Word(BaseModel):
+    """An everyday word and the summed probability of its classes: cat for five of ImageNet's."""
+
+    word: str
+    probability: float
+    indices: list[int] = Field(description="its classes; of a class without a word just that one")
+
+
 class ModelPrediction(BaseModel):
     """One model's most probable classes."""
 
     model: str
     predictions: list[Prediction]
+    words: list[Word] = Field(description="the most probable everyday words")
     timing_ms: Timing
 
 
@@ -103,6 +113,7 @@ class ModelExplanation(BaseModel):
 
     model: str
     predictions: list[Prediction]
+    words: list[Word] = Field(description="the most probable everyday words")
     target_probability: float
     layer: str = Field(description="several with commas between: the maps are their mean")
     view: View
@@ -120,10 +131,11 @@ class ImageInfo(BaseModel):
 
 
 class Target(BaseModel):
-    """A class that every heat map explains, or contrasts the explained one with."""
+    """A class or word that every heat map explains, or contrasts the explained one with."""
 
-    index: int
+    index: int = Field(description="of a word: the class of it that the first model prefers")
     label: str
+    indices: list[int] = Field([], description="of a word: its classes, whose probabilities add up")
 
 
 class Explained(BaseModel):
@@ -228,8 +240,22 @@ def _timing(explanation: Explanation, answer: Answer) -> Timing:
     return Timing.model_validate({**answer.waits, **explanation.timing_ms})
 
 
+def _target(item: Named) -> Target:
+    return Target(index=item.index, label=item.label, indices=list(item.indices))
+
+
 def _predictions(explanation: Explanation) -> list[Prediction]:
-    return [Prediction(**asdict(item)) for item in explanation.predictions]
+    return [
+        Prediction(index=item.index, label=item.label, probability=item.probability)
+        for item in explanation.predictions
+    ]
+
+
+def _words(explanation: Explanation) -> list[Word]:
+    return [
+        Word(word=item.label, probability=item.probability, indices=list(item.indices))
+        for item in explanation.words
+    ]
 
 
 def _blocks(explanation: Explanation) -> list[BlockMaps]:
@@ -257,13 +283,14 @@ def explained(answer: Answer) -> Explained:
     first = answer.explanations[0]
     return Explained(
         image=image_info(answer),
-        target=Target(index=first.target.index, label=first.target.label),
+        target=_target(first.target),
         method=first.method,
-        versus=[Target(index=item.index, label=item.label) for item in first.versus],
+        versus=[_target(item) for item in first.versus],
         results=[
             ModelExplanation(
                 model=each.model,
                 predictions=_predictions(each),
+                words=_words(each),
                 target_probability=each.target.probability,
                 layer=each.layer,
                 view=View(**asdict(each.view)),
@@ -285,7 +312,10 @@ def predicted(answer: Answer) -> Predicted:
         image=image_info(answer),
         results=[
             ModelPrediction(
-                model=each.model, predictions=_predictions(each), timing_ms=_timing(each, answer)
+                model=each.model,
+                predictions=_predictions(each),
+                words=_words(each),
+                timing_ms=_timing(each, answer),
             )
             for each in answer.explanations
         ],

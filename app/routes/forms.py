@@ -62,7 +62,9 @@ class TargetFields(Fields):
     """/compare: what to explain, and how."""
 
     target: Text = Field(
-        "", description="class index or label; default: the first model's top class"
+        "",
+        description="a class's index, label or WordNet id, or an everyday word such as cat; "
+        "default: the first model's top class",
     )
     method: str = Field(Options.method, description="a CAM method's name, see /api/v1/methods")
     layer: LayersText = Field(
@@ -119,6 +121,9 @@ class PageFields(ExplainFields):
 
     top_k: int = Field(10, ge=1)  # as many classes can be switched to without asking again
     photo: Text = Field("", description="file name of a gallery photo; goes before an upload")
+
+    def options(self) -> Options:
+        return replace(super().options(), in_words=True)
 
 
 def body(fields: type[Fields]) -> dict[str, Any]:

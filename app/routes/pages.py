@@ -181,11 +181,12 @@ def _gallery(request: Request, family: str) -> list[dict[str, Any]]:
     """The gallery's photos, with the names of this family that fit, and who misses them."""
     engine = engine_of(request)
     members = engine.families[family]
-    labels = engine.cards[members[0]].labels
+    card = engine.cards[members[0]]
     return [
         {
             **photo,
-            "known": [label for label in photo["shows"] if label in labels],
+            "known": (known := [label for label in photo["shows"] if label in card.labels]),
+            "known_words": [card.word(label) for label in known],
             "missed": [name for name in photo.get("missed_by", ()) if name in members],
         }
         for photo in request.app.state.gallery

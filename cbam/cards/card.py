@@ -88,6 +88,11 @@ class Card:
         """Everyday word -> its classes, "cat" -> tabby, Siamese cat ...; else label -> its own."""
         return grouped(self.class_folders, self.labels)
 
+    def word(self, label: str) -> str:
+        """The everyday word of a label: "cat" for "tabby"; without one the label itself."""
+        words: list[str] = [*self.words]
+        return words[int(self.word_of[self.labels.index(label)])]
+
     @cached_property
     def word_of(self) -> NDArray[np.int64]:
         """The position in `words` of each class's word: (classes,)."""

@@ -63,6 +63,7 @@ class _Asked:
     question: Question
     photo: Image.Image
     target: tuple[int, ...] = field(init=False)  # once known, what all models explain
+    word: str = field(init=False)  # of it, if it is several classes
     versus: tuple[int, ...] = field(init=False)  # once known, the classes that all contrast it with
     image: Tensor | None = None  # (3, S, S), as the model at work sees the photo
     ends_at: float = field(init=False)  # on time.monotonic()
@@ -70,7 +71,8 @@ class _Asked:
     error: Exception | None = None
 
     def __post_init__(self) -> None:
-        self.target, self.versus = self.question.target, self.question.versus
+        self.target, self.word = self.question.target, self.question.word
+        self.versus = self.question.versus
         self.ends_at = time.monotonic() + self.question.time_limit_s
 
     @contextmanager
@@ -126,14 +128,16 @@ def _explanation(
         logits, head_maps = cut.run_head(outputs[cut.layer])
         probabilities = logits[0].softmax(dim=0)
         top = probabilities.topk(min(question.top_k, len(probabilities))).indices.tolist()
+    words = _words(probabilities, model.card, question.top_k)
+    if not asked.target and question.in_words and len(words[0].indices) > 1:
+        asked.target, asked.word = words[0].indices, words[0].label
     asked.target = asked.target or (top[0],)
     index = max(asked.target, key=lambda which: float(logits[0, which]))  # of a word: the likeliest
     if method.versus and not asked.versus:
         asked.versus = rivals(logits[0], index)
     if index in asked.versus:
         raise OptionClash(f"'{labels[index]}' cannot be contrasted with itself: name another.")
-    word = question.word
-    classes = [] if word else [index]
+    classes = [] if asked.word else [index]
     if method.pooled is not None and cut.pooled_linear is not None and not cut.passed:
         classes += [other for other in top if other not in classes]  # these maps come free
 
@@ -150,7 +154,7 @@ def _explanation(
 
     logit_maps = [ClassLogit(which) for which in classes]
     raw = [maps(each, logit_maps) for each in cut.cuts] if classes else []
-    if word:
+    if asked.word:
         of_word = [maps(each, [AnyOf(asked.target)]) for each in cut.cuts]
         raw = [torch.cat(both) for both in zip(of_word, raw, strict=True)] if raw else of_word
     heat = (mean_of_layers(raw, image.shape[2:]) if cut.passed else raw[0]).numpy()
@@ -160,10 +164,10 @@ def _explanation(
         return Prediction(which, labels[which], float(probabilities[which]))
 
     explained = prediction(index)
-    if word:
+    if asked.word:
         chance = float(probabilities[list(asked.target)].sum())
-        explained = Prediction(index, word, chance, asked.target)
-    shown = [explained, *(prediction(which) for which in classes if word or which != index)]
+        explained = Prediction(index, asked.word, chance, asked.target)
+    shown = [explained, *(prediction(which) for which in classes if asked.word or which != index)]
     gates = {**outputs, **head_maps} if question.attention else {}
     return Explanation(
         model=model.card.name,
@@ -179,7 +183,7 @@ def _explanation(
         attention=_attention(gates, cut.places),
         timing_ms={"trunk": trunk_ms, "head": head_ms},
         versus=tuple(prediction(which) for which in asked.versus),
-        words=_words(probabilities, model.card, question.top_k),
+        words=words,
     )
 
 

@@ -23,6 +23,7 @@ class Options:
     attention: bool = True  # gate maps too
     versus: int | str | None = None  # for Finer-CAM: class to contrast with; None: the closest
     time_limit_s: float | None = None  # for methods of many passes; then TooSlow
+    in_words: bool = False  # without a target, the first model's top everyday word is explained
 
 
 DEFAULTS = Options()
@@ -55,6 +56,7 @@ class Question:
     top_k: int
     attention: bool
     time_limit_s: float
+    in_words: bool  # without a target: the first model's top word, not class
 
 
 def resolve(models: Sequence[Explainable], options: Options = DEFAULTS) -> Question:
@@ -98,6 +100,7 @@ def resolve(models: Sequence[Explainable], options: Options = DEFAULTS) -> Quest
         options.top_k,
         options.attention,
         float("inf") if options.time_limit_s is None else options.time_limit_s,
+        options.in_words and method.groups,
     )
 
 
