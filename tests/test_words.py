@@ -1,6 +1,7 @@
 """Everyday words: what people type and say, for several classes at once."""
 
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,9 +9,13 @@ import numpy as np
 import pytest
 import torch
 from asking import explain
+from fastapi.testclient import TestClient
 from PIL import Image
 from torch.testing import assert_close
 
+from app.main import create_app
+from app.settings import Settings
+from cbam.cards.card import write_card
 from cbam.cards.words import grouped, words
 from cbam.errors import OptionClash, UnknownName
 from cbam.explain.question import Options, resolve
@@ -32,8 +37,11 @@ def models(make_model: Callable[..., Model]) -> list[Model]:
     return [Model(replace(each.card, folders=FOLDERS), each.network) for each in found]
 
 
-def test_classes_without_a_word_go_by_their_labels():
-    assert grouped(FOLDERS, LABELS) == {"cat": CATS, "fish": (2,), "toaster": (3,)}
+def test_a_model_says_words_that_mean_several_of_its_classes(models: list[Model]):
+    assert grouped(FOLDERS) == {"cat": CATS, "fish": (2,)}
+    card = models[0].card
+    assert card.words == {"cat": CATS, "tench": (2,), "toaster": (3,)}
+    assert [card.word(label) for label in LABELS] == ["cat", "cat", "tench", "toaster", "cat"]
 
 
 def test_every_word_is_of_a_wordnet_id_and_written_as_people_do():
@@ -84,7 +92,7 @@ def test_a_words_probability_is_the_sum_of_its_classes(models: list[Model], make
         assert each.target.indices == CATS
         assert each.target.probability == pytest.approx(sum(of[index] for index in CATS), abs=1e-6)
         assert of[each.target.index] == max(of[index] for index in CATS)
-        assert {word.label for word in each.words} == {"cat", "fish", "toaster"}
+        assert {word.label for word in each.words} == {"cat", "tench", "toaster"}
         assert sum(word.probability for word in each.words) == pytest.approx(1, abs=1e-5)
         chances = [word.probability for word in each.words]
         assert chances == sorted(chances, reverse=True)
@@ -126,3 +134,48 @@ def test_a_word_is_not_contrasted_with_a_class_of_its_own(models: list[Model]):
 
 def test_the_bundled_words_travel_with_the_package():
     assert (Path(__file__).parent.parent / "cbam" / "cards" / "words.tsv").is_file()
+
+
+@pytest.fixture
+def client(models: list[Model], tmp_path: Path) -> Iterator[TestClient]:
+    """The service with a family whose classes have words."""
+    for each in models:
+        folder = tmp_path / "models" / each.name
+        card = replace(each.card, backbone_options={"width": 8}, folder=folder)
+        write_card(card, each.network.state_dict())
+    app = create_app(Settings(models_folder=tmp_path / "models", log_style="off", backend="eager"))
+    with TestClient(app) as made:
+        while not app.state.engine.ready:
+            assert not app.state.engine.problem
+        yield made
+
+
+def test_the_api_answers_about_a_word_and_in_words(client: TestClient, make_photo):
+    buffer = io.BytesIO()
+    make_photo().save(buffer, "PNG")
+    files = {"image": buffer.getvalue()}
+    answer = client.post("/api/v1/explain", files=files, data={"target": "Cat"}).json()
+    assert answer["target"]["label"] == "cat"
+    assert answer["target"]["indices"] == list(CATS)
+    for result in answer["results"]:
+        chances = {each["index"]: each["probability"] for each in result["predictions"]}
+        of_cat = sum(chances[index] for index in CATS)
+        assert result["target_probability"] == pytest.approx(of_cat, abs=1e-6)
+        assert result["heatmaps"][0]["label"] == "cat"
+        (cat,) = (word for word in result["words"] if word["word"] == "cat")
+        assert cat["probability"] == pytest.approx(of_cat, abs=1e-6)
+    plain = client.post("/api/v1/explain", files=files).json()
+    assert plain["target"]["indices"] == []  # the API's default stays a class
+
+
+def test_the_page_speaks_in_words(client: TestClient, make_photo):
+    buffer = io.BytesIO()
+    make_photo().save(buffer, "PNG")
+    for target in ("cat", "tabby", ""):
+        page = client.post("/", files={"image": buffer.getvalue()}, data={"target": target})
+        assert page.status_code == 200
+        if target:
+            assert f'data-target="{target}"' in page.text
+    answer = client.post("/api/v1/explain", files={"image": buffer.getvalue()}).json()
+    tops = [result["words"][0]["word"] for result in answer["results"]]
+    assert f'data-target="{tops[0]}"' in page.text  # without a target, the first one's top word

@@ -85,8 +85,11 @@ class Card:
 
     @cached_property
     def words(self) -> dict[str, tuple[int, ...]]:
-        """Everyday word -> its classes, "cat" -> tabby, Siamese cat ...; else label -> its own."""
-        return grouped(self.class_folders, self.labels)
+        """What the model can say: "cat" -> tabby, Siamese cat ...; of all others label -> class."""
+        found = {word: at for word, at in grouped(self.class_folders).items() if len(at) > 1}
+        spoken = {index for at in found.values() for index in at}
+        rest = {label: (i,) for i, label in enumerate(self.labels) if i not in spoken}
+        return {**found, **rest}
 
     def word(self, label: str) -> str:
         """The everyday word of a label: "cat" for "tabby"; without one the label itself."""
@@ -104,7 +107,7 @@ class Card:
     @cached_property
     def _meant(self) -> dict[str, tuple[int, ...]]:
         """What a text means, in lower case: a label its class, a WordNet id, a word all of its."""
-        every = {word.casefold(): indices for word, indices in self.words.items()}
+        every = {word.casefold(): at for word, at in grouped(self.class_folders).items()}
         for names in (self.class_folders, self.labels):  # a label goes before a word
             every |= {name.casefold(): (index,) for index, name in reversed([*enumerate(names)])}
         return every

@@ -16,9 +16,10 @@ def words() -> dict[str, str]:
     return dict(line.split("\t") for line in lines)
 
 
-def grouped(folders: Sequence[str], labels: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """Word -> indices of its classes, for every class: its everyday word, else its own label."""
+def grouped(folders: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Everyday word -> indices of its classes, of the classes with these WordNet ids."""
     found: dict[str, list[int]] = {}
-    for index, (folder, label) in enumerate(zip(folders, labels, strict=True)):
-        found.setdefault(words().get(folder, label), []).append(index)
+    for index, folder in enumerate(folders):
+        if folder in words():
+            found.setdefault(words()[folder], []).append(index)
     return {word: tuple(indices) for word, indices in found.items()}
