@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     queue_length: int = Field(32, gt=0)  # most requests that wait for the models; more get a 503
     retry_after_s: int = Field(1, gt=0)  # seconds to wait that a 503 names in Retry-After
     inference_timeout_s: float = Field(30, gt=0)  # longest time from queue to answer; then a 504
-    backend: str = "eager"  # what runs the networks: a name in BACKENDS, or auto for the fastest
+    backend: str = "auto"  # what runs the networks: a name in BACKENDS, or auto for the fastest
     batch: int = Field(8, gt=0)  # most requests that share one pass; more than 8 hardly helps a CPU
     batch_wait_ms: float = Field(0, ge=0, le=1000)  # time to wait for a fuller batch; 5 helps a GPU
     model_threads: int = Field(0, ge=0)  # CPU threads for one pass; 0: all that the container has

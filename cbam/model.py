@@ -3,6 +3,7 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from cbam.backbones import blocks
-from cbam.backends.choose import EAGER, accelerate, check_backend
+from cbam.backends.choose import EAGER, accelerate, begin
 from cbam.cards.card import Card, load_network, read_card
 from cbam.cards.families import available
 from cbam.errors import BrokenImage, UnknownName
@@ -33,14 +34,13 @@ class Model:
     """
 
     def __init__(self, card: Card, network: nn.Module, backend: str = EAGER) -> None:
-        check_backend(backend)
         self.card = card
         self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.layers = blocks(network)
         self.parameters = sum(parameter.numel() for parameter in network.parameters())
         self._folded: Folded = {}  # shared by all cuts
         cut = cut_at(self.network, self.layers[-1])
-        self._whole, self.backend = accelerate(cut, backend, card.preprocess.size_px, self._folded)
+        self._wait = begin(cut, backend, card.preprocess.size_px, self._folded)
         self._cuts: OrderedDict[Layers, Cut] = OrderedDict()  # last used last
         self._lock = threading.Lock()
 
@@ -49,13 +49,22 @@ class Model:
         """The card's name."""
         return self.card.name
 
+    @property
+    def backend(self) -> str:
+        """The back end that runs the network up to its last block."""
+        return self._whole[1]
+
+    @cached_property
+    def _whole(self) -> tuple[Cut, str]:
+        return self._wait()
+
     def cut(self, layers: Layers | None = None) -> Cut:
         """The network cut behind the last of these blocks, by default its last; made once and kept.
 
         `layers` as `chosen_layers` gives them: names of blocks in the network's order.
         """
         if layers is None or layers == (self.layers[-1],):
-            return self._whole
+            return self._whole[0]
         with self._lock:
             if layers not in self._cuts:
                 cut = cut_at(self.network, layers)

@@ -1,5 +1,6 @@
 """What many tests need: tiny networks with lively weights, models around them, and photos."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,10 @@ import cbam
 from cbam.cards.card import Card, write_card
 from cbam.images.preprocess import Preprocess
 from cbam.model import Model
+
+# Services of the tests run in PyTorch, so that their answers are the same to the bit on every
+# machine and none of them compiles anything. test_backends.py and test_app_engine.py test "auto".
+os.environ.setdefault("CBAM_LENS_BACKEND", "eager")
 
 torch.set_num_threads(1)  # for tiny networks, more threads mostly wait for each other
 

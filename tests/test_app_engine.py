@@ -15,7 +15,17 @@ from typing import Any
 import httpx2 as httpx
 import numpy as np
 import pytest
-from app_fixtures import FAMILY, assert_problem, encoded, form_of, photo, picture, post_raw, values
+from app_fixtures import (
+    FAMILY,
+    assert_problem,
+    encoded,
+    form_of,
+    photo,
+    picture,
+    post_raw,
+    values,
+    wait_until_ready,
+)
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
@@ -25,6 +35,7 @@ from app.inference import engine as engine_module
 from app.main import create_app
 from app.routes import answers
 from app.settings import Settings
+from cbam.backends import choose
 from cbam.cards.card import Card
 from cbam.errors import BadCard, UnknownName
 from cbam.explain import question as question_module
@@ -616,6 +627,39 @@ def test_pictures_at_once_equal_pictures_one_by_one(
         assert mine.shape == theirs.shape
         assert abs(mine - theirs).max() <= 3  # a batch's rounding may tip a level over
     assert len({each.tobytes() for each in one_by_one}) == 5
+
+
+def test_by_default_the_fastest_back_end_runs_the_models_and_the_service_says_which(
+    client: TestClient,
+    tiny_models: Path,
+    jpeg: bytes,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("CBAM_LENS_BACKEND")
+    monkeypatch.setattr(choose, "_fastest", {})
+    eager_is_slower = {"eager": 0.002, "openvino": 0.001}
+    monkeypatch.setattr(
+        choose, "_seconds", lambda cuts, _: {name: eager_is_slower[name] for name in cuts}
+    )
+    settings = Settings(models_folder=tiny_models)
+    assert settings.backend == "auto"
+    with caplog.at_level("INFO", "cbam_lens"), TestClient(create_app(settings)) as fast:
+        wait_until_ready(fast)
+        models = fast.get("/api/v1/models").json()["models"]
+        found, expected = (
+            each.post(EXPLAIN, files={"image": jpeg}).json()["results"] for each in (fast, client)
+        )
+    assert [model["backend"] for model in models] == ["openvino"] * 3
+    assert [model["precision"] for model in models] == ["OpenVINO on the CPU, float32"] * 3
+    assert "openvino 1.0 ms, eager 2.0 ms" in caplog.text
+    assert "runs tiny-none, tiny-se, tiny-cbam" in caplog.text
+    for one, other in zip(found, expected, strict=True):
+        assert one["target_probability"] == pytest.approx(other["target_probability"], abs=1e-3)
+        for heat, other_heat in zip(one["heatmaps"], other["heatmaps"], strict=True):
+            spread = other_heat["map"]["max"] - other_heat["map"]["min"]
+            difference = np.abs(values(heat["map"]) - values(other_heat["map"])).max()
+            assert difference <= (0.01 + 1 / 255) * spread  # the map's, and that of a byte's step
 
 
 def test_explaining_leaves_no_trace_on_the_models(client: TestClient, jpeg: bytes) -> None:

@@ -1,9 +1,9 @@
 """Back ends: the same answers, from any thread, in any batch; and which one is chosen."""
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,12 @@ GALLERY = Path(__file__).parent.parent / "static" / "gallery"
 HERE = [name for name, backend in BACKENDS.items() if not backend.missing()]
 EXACT = [name for name in HERE if BACKENDS[name].exact]
 MakeModel = Callable[..., Model]
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_known_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test of AUTO measures anew."""
+    monkeypatch.setattr(backends, "_fastest", {})
 
 
 def images(n: int = 2, side_px: int = 64, seed: int = 5) -> Tensor:
@@ -95,7 +101,7 @@ def test_threads_do_not_meet_in_a_back_end(make_model: MakeModel, name: str):
 
 @pytest.mark.parametrize("name", HERE)
 def test_an_answer_stays_what_it_was_when_the_next_is_computed(make_model: MakeModel, name: str):
-    cut = make_model("cbam", backend=name).split()
+    cut = make_model("cbam", backend=name).cut()
     activation, maps = cut.run_trunk(images(seed=1))
     before = [value.clone() for value in (activation, *maps.values())]
     cut.run_trunk(images(seed=2))
@@ -144,15 +150,16 @@ def test_bf16_says_that_it_is_approximate_and_is(make_model: MakeModel):
     assert fast.run_trunk(images(1))[0].dtype == torch.float32
 
 
-def test_auto_never_chooses_an_approximate_one(
+def test_auto_tries_exact_ones_alone_and_numba_only_where_openvino_is_missing(
     make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
 ):
-    taken: list[str] = []
-    monkeypatch.setattr(backends, "_seconds", lambda cut, images: taken.append("timed") or 1.0)
-    exact = [name for name, each in BACKENDS.items() if each.exact and not each.missing()]
-    model = make_model("cbam", backend="auto")
-    assert model.backend in exact
-    assert len(taken) == len(exact)
+    timed = slowest_is(monkeypatch, "eager")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert make_model("cbam", backend="auto").backend == "openvino"
+    absent = replace(BACKENDS["openvino"], missing=lambda: "not here")
+    monkeypatch.setitem(BACKENDS, "openvino", absent)
+    assert make_model("cbam", backend="auto").backend == "numba"
+    assert timed == [{"openvino", "eager"}, {"numba", "eager"}]
 
 
 def test_the_gpus_back_end_is_refused_where_there_is_no_gpu(
@@ -190,7 +197,6 @@ def test_without_the_extra_the_error_says_how_to_get_it(
     monkeypatch.setattr(backends, "find_spec", lambda name: None)
     with pytest.raises(NotAvailable, match=rf"pip install cbam-lens\[{name}\]"):
         make_model("cbam", backend=name)
-    assert make_model("cbam", backend="auto").backend == "eager"
 
 
 class Wrong(nn.Module):
@@ -209,12 +215,23 @@ def broken(trunk: nn.Module, images: Tensor, folded: Any) -> nn.Module:
     raise RuntimeError("no such instruction on this CPU")
 
 
-def replaced(monkeypatch: pytest.MonkeyPatch, make: Any) -> None:
-    """AUTO may choose between this one, which is the faster, and eager."""
+def slowest_is(monkeypatch: pytest.MonkeyPatch, slowest: str) -> list[set[str]]:
+    """Let one be slow and the others fast, without a clock; which ones were timed, each time."""
+    timed: list[set[str]] = []
+
+    def seconds(cuts: dict[str, Cut], images: Tensor) -> dict[str, float]:
+        timed.append(set(cuts))
+        return {name: 0.002 if name == slowest else 0.001 for name in cuts}
+
+    monkeypatch.setattr(backends, "_seconds", seconds)
+    return timed
+
+
+def replaced(monkeypatch: pytest.MonkeyPatch, make: Any, slowest: str = "eager") -> list[set[str]]:
+    """AUTO may choose between this one and eager; which ones were timed, each time."""
     mine = Backend("a test's", True, lambda: "", make)
-    monkeypatch.setattr(backends, "BACKENDS", {"fast": mine, "eager": BACKENDS["eager"]})
-    slower = count(1)
-    monkeypatch.setattr(backends, "_seconds", lambda cut, images: float(next(slower)))
+    monkeypatch.setattr(backends, "BACKENDS", {"eager": BACKENDS["eager"], "fast": mine})
+    return slowest_is(monkeypatch, slowest)
 
 
 @pytest.mark.parametrize(
@@ -232,11 +249,74 @@ def test_auto_passes_over_what_fails_its_check_and_says_why(
     assert reason in caplog.text
 
 
-def test_auto_takes_the_fastest_that_answers_right(
+@pytest.mark.parametrize("slowest", ["eager", "fast"])
+def test_auto_takes_the_fastest_that_answers_right_and_says_the_times(
+    make_model: MakeModel,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    slowest: str,
+):
+    caplog.set_level("INFO", logger="cbam_lens")
+    replaced(monkeypatch, BACKENDS["eager"].make, slowest)
+    fastest = "fast" if slowest == "eager" else "eager"
+    assert make_model("cbam", backend="auto").backend == fastest
+    assert f"is {fastest}: " in caplog.text
+    assert f"{slowest} 2.0 ms" in caplog.text
+    assert f"{fastest} 1.0 ms" in caplog.text
+
+
+@pytest.mark.parametrize("slowest", ["eager", "fast"])
+def test_what_auto_chose_for_the_first_of_a_family_holds_for_the_others(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, slowest: str
+):
+    timed = replaced(monkeypatch, BACKENDS["eager"].make, slowest)
+    models = [make_model(attention, backend="auto") for attention in ("none", "se", "none")]
+    first = models[0].backend
+    slowest_is(monkeypatch, first)  # if it were asked again, it would choose the other
+    assert [model.backend for model in models] == [first] * 3
+    assert timed == [{"eager", "fast"}]
+    other_size = make_model("none", size_px=96, backend="auto")
+    assert other_size.backend != first
+
+
+def test_a_member_for_which_the_familys_choice_answers_wrong_runs_eagerly(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    made = iter([BACKENDS["eager"].make, Wrong])
+    replaced(monkeypatch, lambda *given: next(made)(*given))
+    assert [make_model("cbam", backend="auto").backend for _ in range(2)] == ["fast", "eager"]
+    assert "answers differ" in caplog.text
+
+
+def test_auto_makes_back_ends_while_the_caller_goes_on(
     make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
 ):
-    replaced(monkeypatch, BACKENDS["eager"].make)
-    assert make_model("cbam", backend="auto").backend == "fast"
+    allowed = threading.Event()
+    made_with: list[int] = []
+
+    def slow(*given: Any) -> nn.Module:
+        assert allowed.wait(30)
+        made_with.append(torch.get_num_threads())
+        return BACKENDS["eager"].make(*given)
+
+    replaced(monkeypatch, slow)
+    model = make_model("cbam", backend="auto")  # is there before `slow` returns
+    assert not made_with
+    allowed.set()
+    assert model.backend == "fast"
+    assert made_with == [torch.get_num_threads()]
+
+
+def test_where_nothing_but_pytorch_is_there_auto_is_eager_without_a_word(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level("INFO", logger="cbam_lens")
+    timed = slowest_is(monkeypatch, "eager")
+    monkeypatch.setattr(backends, "find_spec", lambda name: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert make_model("cbam", backend="auto").backend == "eager"
+    assert not timed
+    assert not caplog.records
 
 
 def test_parity_sees_wrong_maps_even_where_the_logits_agree(make_model: MakeModel):

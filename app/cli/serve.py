@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from app.cli.shared import RUNNERS, console
+from cbam.backends.choose import AUTO
 
 
 def serve(
@@ -14,7 +15,7 @@ def serve(
     port: Annotated[int, typer.Option(envvar="PORT", help="port to listen on")] = 8000,
     backend: Annotated[
         str, typer.Option(envvar="CBAM_LENS_BACKEND", help=f"what runs the networks: {RUNNERS}")
-    ] = "eager",
+    ] = AUTO,
 ) -> None:
     """Start the page and the API. Settings: environment variables CBAM_LENS_*.
 

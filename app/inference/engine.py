@@ -226,13 +226,17 @@ class Engine:
         )
         torch.set_num_threads(threads)  # here: OpenMP keeps the number for each thread
         blank = Image.new("RGB", (256, 256), "grey")
-        for card in self.cards.values():
-            model = load(card.folder, self.settings.backend)
-            answer(resolve([model]), blank)
-            self.models[card.name] = model
-            log.info("%s runs in %s: %s", card.name, model.backend, BACKENDS[model.backend].title)
+        models = [load(card.folder, self.settings.backend) for card in self.cards.values()]
+        # The package's import takes seconds, in which a running service would stutter, and in which
+        # the back ends are made beside it.
         with suppress(NotAvailable):  # whoever asks for one of its methods is told
-            package()  # its import takes seconds, in which a running service would stutter
+            package()
+        for model in models:
+            answer(resolve([model]), blank)
+            self.models[model.name] = model
+        for name in dict.fromkeys(model.backend for model in models):
+            run = ", ".join(model.name for model in models if model.backend == name)
+            log.info("Back end %s (%s) runs %s", name, BACKENDS[name].title, run)
 
     def _explain_many(
         self, key: Hashable, asked: Sequence[Asked]

@@ -6,8 +6,10 @@ differ from the plain trunk's by rounding only (TOLERANCE).
 """
 
 import logging
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -36,6 +38,7 @@ class Backend:
     exact: bool  # float32: answers within TOLERANCE of the plain trunk's
     missing: Callable[[], str]  # why it is not to be had on this machine; empty: it is
     make: Callable[[fx.GraphModule, Tensor, Folded], nn.Module]  # trunk, images like those to come
+    spared_by: str = ""  # "auto" does not try it on a machine that has this other one
 
 
 def _nothing_missing() -> str:
@@ -44,7 +47,7 @@ def _nothing_missing() -> str:
 
 def _openvino_missing() -> str:
     if find_spec("openvino") is None:
-        return "OpenVINO is not installed; `pip install cbam-lens[openvino]` brings it"
+        return "OpenVINO is not installed; `pip install openvino` brings it"
     return ""
 
 
@@ -64,26 +67,32 @@ def _numba(trunk: fx.GraphModule, images: Tensor, folded: Folded) -> nn.Module:
     return Eager(trunk, images, folded, compile_gates)
 
 
-EAGER, AUTO = "eager", "auto"
+EAGER, NUMBA, OPENVINO, AUTO = "eager", "numba", "openvino", "auto"
 BACKENDS: dict[str, Backend] = {
     EAGER: Backend("PyTorch, float32", True, _nothing_missing, Eager),
     "eager-bf16": Backend("PyTorch, bfloat16: approximate", False, _nothing_missing, EagerBf16),
-    "numba": Backend(
+    NUMBA: Backend(
         "PyTorch with CBAM's gates compiled by Numba, float32",
         True,
         _numba_missing,
         _numba,
+        spared_by=OPENVINO,  # it takes seconds to compile, and was never the faster one
     ),
-    "openvino": Backend("OpenVINO on the CPU, float32", True, _openvino_missing, OpenVINO),
+    OPENVINO: Backend("OpenVINO on the CPU, float32", True, _openvino_missing, OpenVINO),
     "cuda": Backend("PyTorch on a CUDA GPU, float32", True, _gpu_missing, OnGPU),
     "compile": Backend(
         "torch.compile on a CUDA GPU, float32",
         True,
         _gpu_missing,
         partial(OnGPU, compiler=torch.compile),
+        spared_by="cuda",  # it takes a minute to compile
     ),
 }
-TRIALS = 5  # timed passes of each exact back end when AUTO chooses
+TRIALS = 5  # timed passes of each back end when AUTO chooses
+
+# What AUTO found to be the fastest for a kind of trunk, so that it measures only the first of them.
+_fastest: dict[Hashable, str] = {}
+_beside = ThreadPoolExecutor(1, "back end")  # makes back ends while the caller goes on
 
 
 @dataclass(frozen=True)
@@ -147,43 +156,85 @@ def check_backend(name: str) -> None:
 def accelerate(cut: Cut, name: str, side_px: int, folded: Folded | None = None) -> tuple[Cut, str]:
     """The cut with its trunk in a back end, for images of `side_px`, and that back end's name.
 
-    "auto" is the fastest, measured here and now, of those that are here and whose answers to a test
-    picture are the plain trunk's. Raises UnknownName, NotAvailable.
+    For "auto", as `begin` says. Raises UnknownName, NotAvailable.
+    """
+    return begin(cut, name, side_px, folded)()
+
+
+def begin(
+    cut: Cut, name: str, side_px: int, folded: Folded | None = None
+) -> Callable[[], tuple[Cut, str]]:
+    """Begin to `accelerate`: the function returned waits for the answer, if need be.
+
+    "auto" is made in another thread. Of the back ends that are here and whose answers to a test
+    picture are the plain trunk's it takes the fastest, measured here and now for the first trunk of
+    a kind; those that end at a layer of the same name and see images of the same size, as all
+    members of a family, take what the first took. Raises UnknownName, NotAvailable.
     """
     check_backend(name)
     folded = {} if folded is None else folded
     picture = _test_picture(side_px)
-    if name != AUTO:
-        return _in_backend(cut, name, picture, folded), name
-    ran: list[tuple[float, str, Cut]] = []
-    for candidate, backend in BACKENDS.items():
-        if backend.missing() or not backend.exact:
-            continue
+    if name == AUTO:
+        able = [
+            each for each, backend in BACKENDS.items() if backend.exact and not backend.missing()
+        ]
+        tried = [each for each in able if each != EAGER and BACKENDS[each].spared_by not in able]
+        make = partial(_in_backend, cut, images=picture, folded=folded)
+        threads = torch.get_num_threads()
+        made = {each: _beside.submit(_with_threads, threads, make, each) for each in tried}
+        return partial(_chosen, cut, picture, folded, made)
+    fast = _in_backend(cut, name, picture, folded)
+    return lambda: (fast, name)
+
+
+def _chosen(
+    cut: Cut, picture: Tensor, folded: Folded, made: Mapping[str, "Future[Cut]"]
+) -> tuple[Cut, str]:
+    """The fastest of `made` and of EAGER, whose answers are right; and its name."""
+    right: dict[str, Cut] = {}
+    for name, future in made.items():
         try:
-            fast = _in_backend(cut, candidate, picture, folded)
+            fast = future.result()
             found = parity(cut, fast, picture)
-            seconds = _seconds(fast, picture[:1])
         except Exception as error:  # whatever another library makes of this network or machine
-            log.warning("Back end %s is passed over: %s", candidate, error)
+            log.warning("Back end %s is passed over: %s", name, error)
             continue
         if found:
-            ran.append((seconds, candidate, fast))
+            right[name] = fast
         else:
-            log.warning("Back end %s is passed over: its answers differ, %s", candidate, found)
-    if not ran:
-        raise NotAvailable(f"No back end answers for '{cut.layer}' as the plain network does.")
-    _, chosen, fast = min(ran, key=lambda each: each[0])
-    return fast, chosen
+            log.warning("Back end %s is passed over: its answers differ, %s", name, found)
+    # Numba compiles gates and nothing else: its choice holds for networks with the same ones.
+    gates = cut.trunk_gates if NUMBA in made else ()
+    kind = (cut.layer, picture.shape, gates, tuple(made))
+    if right and kind not in _fastest:
+        right[EAGER] = _in_backend(cut, EAGER, picture, folded)
+        seconds = _seconds(right, picture[:1])
+        _fastest[kind] = min(seconds, key=seconds.__getitem__)
+        said = ", ".join(f"{name} {each * 1000:.1f} ms" for name, each in seconds.items())
+        log.info("The fastest back end at %d px is %s: %s", picture.shape[-1], _fastest[kind], said)
+    name = _fastest.get(kind, EAGER)
+    name = name if name in right else EAGER
+    return right.get(name) or _in_backend(cut, EAGER, picture, folded), name
 
 
-def _seconds(cut: Cut, images: Tensor) -> float:
-    """The shortest of TRIALS passes: what the machine does besides can only make one longer."""
-    times: list[float] = []
+def _seconds(cuts: Mapping[str, Cut], images: Tensor) -> dict[str, float]:
+    """The shortest of TRIALS passes of each: what else the machine does can only make one longer.
+
+    They take turns, so that it disturbs all of them.
+    """
+    best = dict.fromkeys(cuts, math.inf)
     for _ in range(TRIALS):
-        started = time.perf_counter()
-        cut.run_trunk(images)
-        times.append(time.perf_counter() - started)
-    return min(times)
+        for name, cut in cuts.items():
+            started = time.perf_counter()
+            cut.run_trunk(images)
+            best[name] = min(best[name], time.perf_counter() - started)
+    return best
+
+
+def _with_threads(threads: int, make: Callable[[str], Cut], name: str) -> Cut:
+    """`make` in another thread with the number of threads that the caller has: each has its own."""
+    torch.set_num_threads(threads)
+    return make(name)
 
 
 def _in_backend(cut: Cut, name: str, images: Tensor, folded: Folded) -> Cut:

@@ -24,7 +24,12 @@ class OpenVINO(nn.Module):
         super().__init__()
         self.plain = trunk
         self.side = images.shape[1:]
-        self._compiled = _openvino_model(pair_pools(trunk, folded), images[:1])
+        # Of its own, because OpenVINO keeps them: it would copy what is channels-last.
+        own: Folded = {}
+        paired = pair_pools(trunk, own)
+        for convolution in own.values():
+            convolution.to(memory_format=torch.contiguous_format)
+        self._compiled = _openvino_model(paired, images[:1])
         self._idle: SimpleQueue[Any] = SimpleQueue()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -55,7 +60,12 @@ def _openvino_model(trunk: fx.GraphModule, images: Tensor) -> Any:
     frontend = openvino.frontend.FrontEndManager().load_by_framework("pytorch")
     with warnings.catch_warnings():  # torch.jit.trace is deprecated; the decoder needs it
         warnings.simplefilter("ignore")
-        decoder = decoders.TorchScriptPythonDecoder(trunk, example_input=(images.contiguous(),))
+        # Traced as a function and without trace's own check, which runs the trunk three more times:
+        # given the module, the decoder would take longer than all the rest.
+        traced = torch.jit.trace(  # type: ignore[no-untyped-call]
+            lambda images: trunk(images), (images.contiguous(),), check_trace=False
+        )
+    decoder = decoders.TorchScriptPythonDecoder(traced)  # in a variable: it has to live until then
     model = frontend.convert(frontend.load(decoder))
     model.reshape({model.inputs[0]: openvino.PartialShape(list(images.shape))})
     settings = {
