@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     forwarded_allow_ips: str = "127.0.0.1"  # proxies (comma-separated) whose X-Forwarded-* we trust
     # requests per client, for example 60/minute, which is also the largest burst; empty: unlimited
     rate_limit: str = ""
-    # keys of 32 characters or more, comma-separated; questions need one of them; empty: none needed
+    # keys of 32 ASCII characters or more, comma-separated, one of which questions need; empty: none
     api_keys: Annotated[tuple[Key, ...], NoDecode, BeforeValidator(_words)] = ()
 
     @field_validator("rate_limit")

@@ -262,17 +262,17 @@ def test_names_are_resolved_once(
     client: TestClient, monkeypatch: pytest.MonkeyPatch, jpeg: bytes
 ) -> None:
     looked_up: list[Any] = []
-    class_index, chosen_layers = Card.class_index, question_module.chosen_layers
+    classes, chosen_layers = Card.classes, question_module.chosen_layers
 
-    def index(card: Card, name: Any) -> int:
+    def index(card: Card, name: Any) -> tuple[int, ...]:
         looked_up.append(name)
-        return class_index(card, name)
+        return classes(card, name)
 
     def layers(model: Any, layer: Any) -> Any:
         looked_up.append((model.name, layer))
         return chosen_layers(model, layer)
 
-    monkeypatch.setattr(Card, "class_index", index)
+    monkeypatch.setattr(Card, "classes", index)
     monkeypatch.setattr(question_module, "chosen_layers", layers)
     fields = {"target": "b", "versus": "c", "method": "finercam", "layer": "layer4.0"}
     answer = send(client, jpeg, **fields).json()
