@@ -2,9 +2,6 @@
 .PHONY: run test lint bench docs
 .DELETE_ON_ERROR:
 
-# TypeScript checks the JavaScript; nothing else here needs Node.js.
-TSC ?= npx --yes --package typescript@5 tsc
-
 # Runs the one line of the fenced block after a comment such as <!-- test --> in README.md.
 readme = line=$$(awk '$$0 == "<!-- $(1) -->" {found = 1; next} \
 	found && /^```/ {if (inside) exit; inside = 1; next} inside {print}' README.md) \
@@ -16,11 +13,12 @@ run:
 test:
 	$(call readme,test)
 
-lint: .venv/.extra-test
+lint: .venv/.extra-lint node_modules/.package-lock.json
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	$(TSC) --noEmit
+	node_modules/.bin/tsc --noEmit
+	.venv/bin/hadolint Dockerfile
 
 bench: .venv/.extra-bench
 	.venv/bin/python -m benchmarks -o benchmarks/results.md
@@ -33,3 +31,7 @@ docs: .venv/.extra-docs
 	python3 -m venv .venv
 	.venv/bin/pip install --quiet '.[$*]'
 	touch $@
+
+# TypeScript, which checks the JavaScript. Nothing else here needs Node.js.
+node_modules/.package-lock.json: package-lock.json
+	npm ci --no-audit --no-fund

@@ -80,12 +80,13 @@ def networks(backbone: str) -> dict[str, nn.Module]:
         torch.manual_seed(0)
         network = cbam.build(backbone, attention=attention).eval().requires_grad_(False)
         for norm in network.modules():
-            if isinstance(norm, nn.BatchNorm2d):
+            if isinstance(norm, nn.BatchNorm2d) and norm.running_var is not None:
                 norm.running_var.uniform_(0.5, 2.0)
                 norm.weight.uniform_(0.5, 1.0)
         if kind == "naive":
             for block in blocks(network):
                 module = network.get_submodule(block)
+                assert isinstance(module.attention, CBAM)
                 module.attention = Naive(module.attention)
         found[kind] = network.to(memory_format=torch.channels_last)
     return found

@@ -91,7 +91,8 @@ class Subject:
         images = self.tensor(photos).to(memory_format=torch.channels_last)
         activation, _ = cut.run_trunk(images)
         with torch.inference_mode():
-            return cut.run_head(activation)[0]
+            logits: Tensor = cut.run_head(activation)[0]
+            return logits
 
     def explained(
         self, photos: Sequence[Image.Image], options: Options = DEFAULTS

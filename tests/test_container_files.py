@@ -1,6 +1,6 @@
 """The container as it is written down: no root, nothing superfluous, everything that it needs.
 
-`scripts/container-check` builds and runs it; that takes too long for here.
+`scripts/container_check.py` builds and runs it; that takes too long for here.
 """
 
 import json

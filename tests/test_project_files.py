@@ -45,8 +45,8 @@ def test_make_runs_the_readmes_command(target: str, tmp_path: Path) -> None:
 def test_the_hooks_run_what_make_lint_runs() -> None:
     def words(command: str) -> tuple[str, ...]:
         """`.venv/bin/ruff check .` -> ("ruff", "check"): the tool and what it is to do."""
-        tool, *rest = command.replace(".venv/bin/", "").replace("$(TSC)", "tsc").split()
-        return (tool, *(word for word in rest if word.isalpha()))
+        tool, *rest = command.split()
+        return (Path(tool).name, *(word for word in rest if word.isalpha()))
 
     (local,) = document(".pre-commit-config.yaml")["repos"]
     assert local["repo"] == "local", "nothing is fetched for a hook"
@@ -54,6 +54,13 @@ def test_the_hooks_run_what_make_lint_runs() -> None:
     hooks = [words(hook["entry"]) for hook in local["hooks"]]
     assert hooks == [words(line) for line in recipe("lint")]
     assert ("tsc",) in hooks
+
+
+def test_ci_run_checks_what_make_lint_checks() -> None:
+    lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    commands = [line.split("clean ", 1)[1] for line in lines if line.strip().startswith("clean ")]
+    checks = [line for line in commands if "bash" not in line and not line.startswith("npm")]
+    assert checks == recipe("lint")
 
 
 def test_ci_tests_the_oldest_python_that_is_promised() -> None:

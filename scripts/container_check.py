@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Build the container without a daemon, run it locked up, compare its answers with the app's.
 
-    sudo nice .venv/bin/python scripts/container-check        # half an hour where torch is CUDA's
-    sudo nice .venv/bin/python scripts/container-check --torch-index URL  # of CPU wheels: minutes
+    sudo nice .venv/bin/python scripts/container_check.py  # half an hour with CUDA
+    sudo nice .venv/bin/python scripts/container_check.py --torch-index URL  # CPU wheels: minutes
 
 Needs Debian's buildah, bubblewrap and, unless --base names an image, debootstrap, which makes a
 stand-in for Docker Hub's Python image; and the test extra for the app to compare with. The build
