@@ -2,15 +2,20 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from types import ModuleType
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import nn
-
-from benchmarks.peers import PEERS, Maps, Peer
-from benchmarks.subjects import Plan, Subject, difference, resnet18, resnet50
+from benchmarks.peers import PEERS
+from benchmarks.subjects import (
+    AS_BUILT,
+    FORWARD,
+    FORWARD_OV,
+    OURS,
+    OURS_OV,
+    Plan,
+    Subject,
+    difference,
+    resnet18,
+    resnet50,
+)
 from benchmarks.table import Row, Side, at_least, at_most
 from benchmarks.timing import Run, race
 from cbam.backends.choose import BACKENDS
@@ -18,8 +23,6 @@ from cbam.explain.explanation import Explanation
 from cbam.model import compare
 
 SECTION = "peers"
-OURS, FORWARD, AS_BUILT = "ours", "forward", "forward, network as built"
-OURS_OV, FORWARD_OV = "ours, OpenVINO", "forward, OpenVINO"
 EXPLAIN = at_most(1.05)
 # Of ResNet-50 and one photo.
 SPEED_UP = {
@@ -58,29 +61,26 @@ def against_peers(
     """
     photos = subject.photos(count)
     classes = [each.target.index for each in subject.explained(photos)]
-    network = subject.channels_last if channels_last else subject.network
+    theirs = subject.in_channels_last() if channels_last else subject
     contestants: dict[str, Run] = {
         OURS: partial(subject.explained, photos),
         FORWARD: partial(subject.forward, photos),
-        AS_BUILT: partial(_as_built, network, subject, photos),
+        AS_BUILT: partial(subject.as_built, photos),
     }
     missing: dict[str, str] = {}
     if not channels_last:
-        reason = "not installed" if BACKENDS["openvino"].missing() else ""
-        if reason:
-            missing.update(dict.fromkeys((OURS_OV, FORWARD_OV), reason))
+        if BACKENDS["openvino"].missing():
+            missing = dict.fromkeys((OURS_OV, FORWARD_OV), "not installed")
         else:
             fast = subject.in_backend("openvino")
             contestants[OURS_OV] = partial(fast.explained, photos)
             contestants[FORWARD_OV] = partial(fast.forward, photos)
     for name, peer in PEERS.items():
-        module, reason = peer.load()
-        if module is None:
+        explain, reason = peer.load()
+        if explain is None:
             missing[name] = reason
         else:
-            contestants[name] = partial(
-                _by_peer, peer, module, network, subject, photos, classes, channels_last
-            )
+            contestants[name] = partial(theirs.by_peer, explain, photos, classes)
     found = race(SECTION, contestants, plan.rounds, plan.limit_s, missing=missing)
     what = f"Grad-CAM, {subject.title}, batch {count}"
     if channels_last:
@@ -120,29 +120,6 @@ def comparison(plan: Plan, first: Subject, second: Subject) -> Row:
         COMPARISON,
         missing=next(iter(found.missing.values()), ""),
     )
-
-
-def _as_built(network: nn.Module, subject: Subject, photos: Sequence[Image.Image]) -> torch.Tensor:
-    """What somebody pays who only wants the logits: the network itself, no gradients."""
-    with torch.inference_mode():
-        logits: torch.Tensor = network(subject.tensor(photos))
-        return logits
-
-
-def _by_peer(
-    peer: Peer,
-    module: ModuleType,
-    network: nn.Module,
-    subject: Subject,
-    photos: Sequence[Image.Image],
-    classes: Sequence[int],
-    channels_last: bool,
-) -> Maps:
-    images = subject.tensor(photos)
-    if channels_last:
-        images = images.to(memory_format=torch.channels_last)
-    layer = network.get_submodule(subject.model.layers[-1])
-    return np.asarray(peer.explain(module, network, layer, images, classes))
 
 
 def _explanations(output: object) -> Sequence[Explanation]:

@@ -6,23 +6,31 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
+from PIL import Image
 from torch import nn
 
-from benchmarks.children import environment
 from benchmarks.peers import PEERS
-from benchmarks.subjects import Plan, Subject, resnet50_model, resnet50_title
+from benchmarks.subjects import (
+    AS_BUILT,
+    OURS,
+    OURS_OV,
+    Plan,
+    Subject,
+    random_card,
+    random_model,
+    title_of,
+)
 from benchmarks.table import Row, Side
 from cbam.backends.choose import BACKENDS
 from cbam.model import Model
 
 SECTION = "memory"
-OURS, OURS_OV, FORWARD = "ours", "ours, OpenVINO", "forward, network as built"
-OWN = (OURS, OURS_OV, FORWARD)
+OWN = (OURS, OURS_OV, AS_BUILT)
+ROOT = Path(__file__).parent.parent
 STATUS = Path("/proc/self/status")
 RUNS = 3  # of each batch: the first ones let memory pools grow
 
@@ -42,31 +50,25 @@ def measure(plan: Plan) -> Iterator[Row]:
                     peaks.setdefault(name, []).append(_run(name, plan))
                 except subprocess.CalledProcessError as error:
                     missing[name] = f"failed: {_last_line(error.stderr)}"
-    for kind in ("process", "added"):
+
+    def side(name: str, key: str) -> Side:
+        return Side(name, tuple(each[key] for each in peaks.get(name, ())), "MiB")
+
+    title = title_of(plan, random_card(plan, "resnet50"))
+    kinds = {"process": "peak of the process", "added": "peak above the loaded network"}
+    for kind, said in kinds.items():
         for count in dict.fromkeys((1, plan.batch)):
-            said = "peak of the process" if kind == "process" else "peak above the loaded network"
-            what = f"{said}, {resnet50_title(plan)}, batch {count}"
-            pairs = [(name, OURS) for name in (*PEERS, OURS_OV)] + [(OURS, FORWARD)]
-            for upper, lower in pairs:
+            what, key = f"{said}, {title}, batch {count}", f"{kind}_{count}"
+            for upper, lower in [(name, OURS) for name in (*PEERS, OURS_OV)] + [(OURS, AS_BUILT)]:
                 reason = missing.get(upper) or missing.get(lower) or ""
-                found = {
-                    name: tuple(each[f"{kind}_{count}"] for each in peaks.get(name, ()))
-                    for name in (upper, lower)
-                }
-                sides = Side(upper, found[upper], "MiB"), Side(lower, found[lower], "MiB")
-                yield Row(SECTION, what, *sides, missing=reason)
+                yield Row(SECTION, what, side(upper, key), side(lower, key), missing=reason)
 
 
 def _run(name: str, plan: Plan) -> dict[str, float]:
     """The peaks of one side's process. Raises CalledProcessError."""
     command = [sys.executable, "-m", "benchmarks.memory", name, str(plan.batch)]
-    done = subprocess.run(
-        [*command, "tiny"] if plan.tiny else command,
-        capture_output=True,
-        text=True,
-        check=True,
-        env=environment(),
-    )
+    command += ["tiny"] * plan.tiny
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     peaks: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return peaks
 
@@ -77,49 +79,38 @@ def _last_line(text: str) -> str:
 
 def peaks(name: str, plan: Plan) -> dict[str, float]:
     """This process's peaks, in MiB: explain one photo, then a batch, with one side's code."""
-    model = resnet50_model(plan)
+    model = random_model(random_card(plan, "resnet50"))
     network: nn.Module = nn.Identity()  # ours has the model's own, and only that
     if name == OURS_OV:
         model = Model(model.card, model.network, "openvino")
     elif name != OURS:
         network = model.network.to(memory_format=torch.contiguous_format).requires_grad_(True)
-    subject = Subject(resnet50_title(plan), model, network)
-    module = PEERS[name].load()[0] if name in PEERS else None
+    subject = Subject(name, model, network)
+    run: Callable[[Sequence[Image.Image]], object] = subject.explained
+    if name == AS_BUILT:
+        run = subject.as_built
+    elif name in PEERS and (explain := PEERS[name].load()[0]):
+        run = lambda photos: subject.by_peer(explain, photos, [0] * len(photos))  # noqa: E731
     found: dict[str, float] = {}
     loaded = _status("VmRSS")
     for count in dict.fromkeys((1, plan.batch)):
         for _ in range(RUNS):
-            _explain(name, module, subject, count)
+            run(subject.photos(count))
         peak = _status("VmHWM")
         found[f"process_{count}"] = peak
         found[f"added_{count}"] = max(peak - loaded, 0.1)  # a tiny network adds next to nothing
     return found
 
 
-def _explain(name: str, module: Any, subject: Subject, count: int) -> None:
-    photos = subject.photos(count)
-    if name in (OURS, OURS_OV):
-        subject.explained(photos)
-        return
-    images, network = subject.tensor(photos), subject.network
-    if name == FORWARD:
-        with torch.inference_mode():
-            network(images)
-        return
-    layer = network.get_submodule(subject.model.layers[-1])
-    PEERS[name].explain(module, network, layer, images, [0] * count)
-
-
 def _status(key: str) -> float:
     """A value of Linux's own account of this process, in MiB. VmHWM is the peak since it began.
 
-    https://man7.org/linux/man-pages/man5/proc_pid_status.5.html
+    https://man7.org/linux/man-pages/man5/proc_pid_status.5.html; psutil does not read VmHWM, and
+    the peak that getrusage reports may be the parent's.
     """
-    for line in STATUS.read_text(encoding="ascii").splitlines():
-        name, _, value = line.partition(":")
-        if name == key:
-            return int(value.split()[0]) / 1024
-    raise OSError(f"No {key} in {STATUS}.")
+    lines = STATUS.read_text(encoding="ascii").splitlines()
+    (value,) = [line.split()[1] for line in lines if line.startswith(f"{key}:")]
+    return int(value) / 1024
 
 
 if __name__ == "__main__":

@@ -1,20 +1,16 @@
 """Every method of METHODS beside a plain forward pass and beside the grad-cam package's own."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
-from types import ModuleType
 
-from PIL import Image
-
-from benchmarks.peers import GRAD_CAM, PEERS, Maps, package_maps
-from benchmarks.subjects import Plan, Subject, difference, resnet18, resnet50
+from benchmarks.peers import GRAD_CAM, PEERS
+from benchmarks.subjects import FORWARD, OURS, Plan, Subject, difference, resnet18, resnet50
 from benchmarks.table import Row, at_least
 from benchmarks.timing import Run, race
 from cbam.explain.methods import METHODS
 from cbam.explain.question import Options
 
 SECTION = "methods"
-OURS, FORWARD = "ours", "forward"
 TARGETS = {"ablationcam": at_least(80)}
 RANDOM = "randomcam"  # its maps differ from themselves
 ONLY_FULL = "minutes for one number: only with --full"
@@ -51,10 +47,11 @@ def beside(
     if not method.package:
         return
 
-    module, reason = PEERS[GRAD_CAM].load()
+    explain, reason = PEERS[GRAD_CAM].load()
     contestants: dict[str, Run] = {}
-    if module is not None and runs_package:
-        theirs: Run = partial(_by_package, module, method.package, subject, chosen, photos, index)
+    if explain is not None and runs_package:
+        package = partial(explain, name=method.package)
+        theirs: Run = partial(subject.by_peer, package, photos, [index], chosen)
         contestants = {OURS: ours, GRAD_CAM: theirs}
     else:
         reason = reason or ONLY_FULL
@@ -68,18 +65,3 @@ def beside(
         apart = difference(found, both.outputs[GRAD_CAM])
     # The target is the design's for the last layer.
     yield both.row(title, GRAD_CAM, OURS, None if layer else TARGETS.get(name), apart)
-
-
-def _by_package(
-    module: ModuleType,
-    package_class: str,
-    subject: Subject,
-    layer: str,
-    photos: Sequence[Image.Image],
-    index: int,
-) -> Maps:
-    network = subject.network
-    images = subject.tensor(photos)
-    return package_maps(
-        module, network, network.get_submodule(layer), images, [index], package_class
-    )

@@ -8,16 +8,15 @@ import importlib
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-Maps = NDArray[np.float32]  # (N, h, w) or (N, H, W), whatever the peer makes
-Explain = Callable[[ModuleType, nn.Module, nn.Module, Tensor, Sequence[int]], Maps]
+from benchmarks.subjects import Maps
 
 
 @dataclass(frozen=True)
@@ -25,22 +24,22 @@ class Peer:
     """A package that makes Grad-CAM maps."""
 
     module: str
-    explain: Explain  # its module, network, layer, images (N, 3, H, W), classes -> maps
+    explain: Callable[..., Maps]  # its module, network, layer, images (N, 3, H, W), classes
 
-    def load(self) -> tuple[ModuleType | None, str]:
-        """Its module, or why there is none."""
-        return load(self.module)
+    def load(self) -> tuple[Callable[..., Maps] | None, str]:
+        """`explain` with its module, or why there is none."""
+        module, reason = load(self.module)
+        return (partial(self.explain, module) if module else None), reason
 
 
 def load(module: str) -> tuple[ModuleType | None, str]:
     """A module, or why it cannot be had."""
     try:
         return importlib.import_module(module), ""
-    except ModuleNotFoundError as error:
-        if error.name and (error.name == module or module.startswith(f"{error.name}.")):
+    except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
             return None, "not installed"
-        return None, f"not installed in full: {error}"
-    except ImportError as error:  # OpenCV, for instance, misses a system library
+        # Something that it imports: OpenCV, for instance, misses a system library.
         return None, f"not installed in full: {error}"
 
 
@@ -67,11 +66,7 @@ def package_maps(
 
 
 def _torchcam(
-    package: ModuleType,
-    network: nn.Module,
-    layer: nn.Module,
-    images: Tensor,
-    classes: Sequence[int],
+    package: Any, network: nn.Module, layer: nn.Module, images: Tensor, classes: Sequence[int]
 ) -> Maps:
     with package.GradCAM(network, layer) as extractor:
         scores = network(images)
@@ -80,11 +75,7 @@ def _torchcam(
 
 
 def _captum(
-    package: ModuleType,
-    network: nn.Module,
-    layer: nn.Module,
-    images: Tensor,
-    classes: Sequence[int],
+    package: Any, network: nn.Module, layer: nn.Module, images: Tensor, classes: Sequence[int]
 ) -> Maps:
     explainer = package.LayerGradCam(network, layer)
     maps = explainer.attribute(images, torch.tensor(classes), relu_attributions=True)

@@ -1,17 +1,17 @@
 """What the benchmark explains: photos by networks, ours and as the user of a peer has them."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cbam.attention import ATTENTION, PLAIN
-from cbam.backbones import build
+from cbam.attention import PLAIN
 from cbam.cards.card import Card
 from cbam.cards.families import available
 from cbam.explain.explainer import answer, answer_many
@@ -19,6 +19,13 @@ from cbam.explain.explanation import Explanation
 from cbam.explain.question import DEFAULTS, Options, resolve
 from cbam.images.preprocess import Preprocess
 from cbam.model import Model, load
+
+# The sides of every comparison.
+OURS, FORWARD, AS_BUILT = "ours", "forward", "forward, network as built"
+OURS_OV, FORWARD_OV = "ours, OpenVINO", "forward, OpenVINO"
+
+Maps = NDArray[np.float32]  # (N, h, w) or (N, H, W), whatever a peer makes
+Explain = Callable[[nn.Module, nn.Module, Tensor, Sequence[int]], Maps]
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,7 @@ class Subject:
     title: str
     model: Model
     network: nn.Module  # the same weights as built: trainable, in torch's default memory format
+    memory_format: torch.memory_format = torch.contiguous_format  # of that network
 
     @classmethod
     def of(cls, title: str, model: Model) -> "Subject":
@@ -68,10 +76,10 @@ class Subject:
         """Our model in another back end; the weights and the peers' network are shared."""
         return replace(self, model=Model(self.model.card, self.model.network, name))
 
-    @property
-    def channels_last(self) -> nn.Module:
-        """For a peer in the memory format that our models have."""
-        return copy.deepcopy(self.network).to(memory_format=torch.channels_last)
+    def in_channels_last(self) -> "Subject":
+        """The peers' network in the memory format that our models have."""
+        network = copy.deepcopy(self.network).to(memory_format=torch.channels_last)
+        return replace(self, network=network, memory_format=torch.channels_last)
 
     def photos(self, count: int) -> list[Image.Image]:
         """Smooth random pictures, the same in every run. Nothing to resize: that is no part."""
@@ -82,8 +90,26 @@ class Subject:
         ]
 
     def tensor(self, photos: Sequence[Image.Image]) -> Tensor:
-        """What the network takes: (N, 3, S, S). Every side makes it for itself."""
-        return torch.stack([self.model.card.preprocess(photo) for photo in photos])
+        """What the peers' network takes: (N, 3, S, S). Every side makes it for itself."""
+        images = torch.stack([self.model.card.preprocess(photo) for photo in photos])
+        return images.to(memory_format=self.memory_format)
+
+    def as_built(self, photos: Sequence[Image.Image]) -> Tensor:
+        """What somebody pays who only wants the logits: the network itself, no gradients."""
+        with torch.inference_mode():
+            logits: Tensor = self.network(self.tensor(photos))
+            return logits
+
+    def by_peer(
+        self,
+        explain: Explain,
+        photos: Sequence[Image.Image],
+        classes: Sequence[int],
+        layer: str | None = None,
+    ) -> Maps:
+        """A peer's maps, by default of the last layer."""
+        module = self.network.get_submodule(layer or self.model.layers[-1])
+        return explain(self.network, module, self.tensor(photos), classes)
 
     def forward(self, photos: Sequence[Image.Image]) -> Tensor:
         """The plain forward pass of the trunk and head that `explain` runs: logits."""
@@ -111,25 +137,30 @@ class Subject:
 
 def resnet50(plan: Plan) -> Subject:
     """ResNet-50 with random weights; its size is what matters."""
-    return Subject.of(resnet50_title(plan), resnet50_model(plan))
+    model = random_model(random_card(plan, "resnet50"))
+    return Subject.of(title_of(plan, model.card), model)
 
 
-def resnet50_title(plan: Plan) -> str:
+def title_of(plan: Plan, card: Card) -> str:
     """As rows name it."""
-    return "tiny ResNet-50" if plan.tiny else "ResNet-50"
+    return "tiny " * plan.tiny + card.title
 
 
-def resnet50_model(plan: Plan) -> Model:
-    """Ours alone: 224 pixels, a thousand classes."""
+def random_model(card: Card) -> Model:
+    """Ours alone, with random weights."""
     torch.manual_seed(0)
+    return Model(card, card.network())
+
+
+def random_card(plan: Plan, backbone: str, attention: str = PLAIN) -> Card:
+    """A network for 224 pixels and a thousand classes; a tiny one if the plan says so."""
     classes, width, size_px = (10, 8, 64) if plan.tiny else (1000, 64, 224)
-    network = build("resnet50", num_classes=classes, width=width)
-    card = Card(
-        name="resnet50",
+    return Card(
+        name=backbone,
         family="benchmark",
         family_title="Networks with random weights",
-        backbone="resnet50",
-        attention=PLAIN,
+        backbone=backbone,
+        attention=attention,
         labels=tuple(f"class {index}" for index in range(classes)),
         preprocess=Preprocess(size_px),
         licence="MIT",
@@ -137,28 +168,18 @@ def resnet50_model(plan: Plan) -> Model:
         recipe="none",
         weights_sha256="",
         storage="float32",
+        backbone_options={"width": width},
     )
-    return Model(card, network)
 
 
 def resnet18(plan: Plan, attention: str = PLAIN) -> Subject:
-    """The bundled ResNet-18 with this attention; a tiny one if the plan says so."""
-    if not plan.tiny:
-        found = next(
-            card
-            for card in available().values()
-            if card.backbone == "resnet18" and card.attention == attention
-        )
-        return Subject.of(_title("ResNet-18", attention), load(found.name))
-    card = replace(resnet50_model(plan).card, name="resnet18", backbone="resnet18")
-    torch.manual_seed(0)
-    network = build("resnet18", attention=attention, num_classes=len(card.labels), width=8)
-    return Subject.of(_title("tiny ResNet-18", attention), Model(card, network))
-
-
-def _title(backbone: str, attention: str) -> str:
-    title = ATTENTION[attention].title
-    return f"{title}-{backbone}" if title else backbone
+    """The first bundled ResNet-18 with this attention; a tiny one if the plan says so."""
+    if plan.tiny:
+        model = random_model(random_card(plan, "resnet18", attention))
+    else:
+        cards = [card for card in available().values() if card.backbone == "resnet18"]
+        model = load(next(card.name for card in cards if card.attention == attention))
+    return Subject.of(title_of(plan, model.card), model)
 
 
 def difference(ours: Sequence[Explanation], theirs: object) -> float:
