@@ -30,12 +30,10 @@ profiler, which slows small operations down.
 """
 
 import argparse
-import random
-import statistics
 import time
+import timeit
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -44,12 +42,14 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 import cbam
-from cbam.attention import CBAM
+from benchmarks.timing import Clock, race
+from cbam.attention import ATTENTION, CBAM, PLAIN
 from cbam.backbones import BACKBONES, blocks
 from cbam.backends.choose import BACKENDS, accelerate
 from cbam.trace.cut import cut_at
 
 TARGET = 1.10
+NAIVE = "naive"
 ENGINES = ("plain", "eager", "numba", "openvino")
 Call = Callable[[Tensor], object]
 
@@ -76,14 +76,15 @@ class Naive(nn.Module):
 def networks(backbone: str) -> dict[str, nn.Module]:
     """The same network by kind of attention, with norms as if trained, in eval mode."""
     found: dict[str, nn.Module] = {}
-    for kind, attention in (("none", "none"), ("se", "se"), ("cbam", "cbam"), ("naive", "cbam")):
+    for kind in (*ATTENTION, NAIVE):
         torch.manual_seed(0)
-        network = cbam.build(backbone, attention=attention).eval().requires_grad_(False)
+        network = cbam.build(backbone, attention="cbam" if kind == NAIVE else kind)
+        network.eval().requires_grad_(False)
         for norm in network.modules():
             if isinstance(norm, nn.BatchNorm2d) and norm.running_var is not None:
                 norm.running_var.uniform_(0.5, 2.0)
                 norm.weight.uniform_(0.5, 1.0)
-        if kind == "naive":
+        if kind == NAIVE:
             for block in blocks(network):
                 module = network.get_submodule(block)
                 assert isinstance(module.attention, CBAM)
@@ -100,46 +101,9 @@ def call_of(network: nn.Module, engine: str, side_px: int) -> Call:
     return accelerate(cut, engine, side_px)[0].trunk
 
 
-@dataclass(frozen=True)
-class Times:
-    """Milliseconds of each kind of network, round by round."""
-
-    rounds: dict[str, list[float]]
-
-    def median(self, kind: str) -> float:
-        """Median of the rounds' ratios to the plain network."""
-        pairs = zip(self.rounds[kind], self.rounds["none"], strict=True)
-        return statistics.median(one / other for one, other in pairs)
-
-    def fastest(self, kind: str) -> float:
-        """Ratio of the fastest rounds."""
-        return min(self.rounds[kind]) / min(self.rounds["none"])
-
-
-def race(calls: dict[str, Call], images: Tensor, rounds: int, clock: Callable[[], float]) -> Times:
-    """Let them take turns, in a new order each round."""
-    times: dict[str, list[float]] = {kind: [] for kind in calls}
-    order, shuffled = list(calls), random.Random(0)
-    with torch.inference_mode():
-        for call in calls.values():
-            call(images)
-        for _ in range(rounds):
-            shuffled.shuffle(order)
-            for kind in order:
-                started = clock()
-                calls[kind](images)
-                times[kind].append((clock() - started) * 1000)
-    return Times(times)
-
-
-def fastest_ms(call: Callable[[], object], clock: Callable[[], float], rounds: int = 30) -> float:
+def fastest_ms(call: Callable[[], object], clock: Clock, rounds: int = 30) -> float:
     """The fastest of some calls."""
-    best = float("inf")
-    for _ in range(rounds):
-        started = clock()
-        call()
-        best = min(best, clock() - started)
-    return best * 1000
+    return min(timeit.repeat(call, timer=clock, number=1, repeat=rounds)) * 1000
 
 
 def gmacs(network: nn.Module, images: Tensor) -> float:
@@ -150,19 +114,19 @@ def gmacs(network: nn.Module, images: Tensor) -> float:
 
 
 def floor_ms(
-    nets: dict[str, nn.Module], images: Tensor, plain_ms: float, clock: Callable[[], float]
+    nets: dict[str, nn.Module], images: Tensor, plain_ms: float, clock: Clock
 ) -> tuple[float, float]:
     """The least that CBAM's passes and CBAM's operations take here, in milliseconds."""
     passes = 0.0
     with torch.inference_mode():
-        activation, maps = cut_at(nets["none"], blocks(nets["none"])).run_trunk(images)
+        activation, maps = cut_at(nets[PLAIN], blocks(nets[PLAIN])).run_trunk(images)
         for features in (activation, *maps.values()):  # as large as what its block's gates see
             flat = features.flatten()
             copy = torch.empty_like(flat)
             read_ms = min(fastest_ms(flat.max, clock), fastest_ms(flat.sum, clock))
             passes += 2 * read_ms + fastest_ms(partial(copy.copy_, flat), clock)
-    macs = {kind: gmacs(nets[kind], images) for kind in ("none", "cbam")}
-    return passes, plain_ms * (macs["cbam"] / macs["none"] - 1)
+    macs = {kind: gmacs(nets[kind], images) for kind in (PLAIN, "cbam")}
+    return passes, plain_ms * (macs["cbam"] / macs[PLAIN] - 1)
 
 
 def operations_ms(call: Call, images: Tensor, rounds: int) -> Counter[str]:
@@ -183,7 +147,7 @@ def print_profile(nets: dict[str, nn.Module], images: Tensor, side_px: int, roun
     """Where CBAM's time goes, operation by operation."""
     plain, cbam_ms = (
         operations_ms(call_of(nets[kind], "eager", side_px), images, rounds)
-        for kind in ("none", "cbam")
+        for kind in (PLAIN, "cbam")
     )
     print(
         f"eager      ms a pass: none {plain.total():.2f}, cbam {cbam_ms.total():.2f}; by operation:"
@@ -225,21 +189,28 @@ def main() -> None:
             print(f"{engine:10} not measured: {missing}")
             continue
         calls = {kind: call_of(network, engine, asked.side) for kind, network in nets.items()}
-        times = race(calls, images, asked.rounds, clock)
-        plain_ms = min(times.rounds["none"])
+        runs = {kind: partial(call, images) for kind, call in calls.items()}
+        with torch.inference_mode():
+            times = race("attention", runs, asked.rounds, clock=clock)
+        if times.missing:
+            raise SystemExit(f"{engine}: {dict(times.missing)}")
+        fastest = {kind: min(ms) for kind, ms in times.ms.items()}
+        plain_ms = fastest[PLAIN]
         passes_ms, macs_ms = floor_ms(nets, images, plain_ms, clock)
         floor = 1 + (passes_ms + macs_ms) / plain_ms
-        for kind, each in times.rounds.items():
+        for kind, ms in fastest.items():
+            median = times.row(kind, kind, PLAIN).ratio
             print(
-                f"{engine:10} {kind:6} fastest {min(each):7.2f} ms   ratio: median "
-                f"{times.median(kind):.3f}, fastest {times.fastest(kind):.3f}",
+                f"{engine:10} {kind:6} fastest {ms:7.2f} ms   ratio: median "
+                f"{median:.3f}, fastest {ms / plain_ms:.3f}",
                 flush=True,
             )
-        met = "met" if times.fastest("cbam") <= TARGET else "missed"
+        reached = fastest["cbam"] / plain_ms
+        met = "met" if reached <= TARGET else "missed"
         print(
             f"{engine:10} target {TARGET:.2f} {met}; floor {floor:.3f} "
             f"(passes {passes_ms:.2f} ms, operations {macs_ms:.2f} ms); "
-            f"cbam is {times.fastest('cbam') - floor:+.3f} from it"
+            f"cbam is {reached - floor:+.3f} from it"
         )
 
 

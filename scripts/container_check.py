@@ -17,26 +17,33 @@ Exit status 0: all that is printed as "ok" was so.
 import argparse
 import ast
 import base64
-import http.client
 import json
 import os
 import re
 import shutil
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import httpx2 as httpx
 import numpy as np
+import psutil
+from fastapi.testclient import TestClient
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from app.main import create_app  # noqa: E402
+
 SUITE = "bookworm"  # its Python is 3.11
 BUNDLE = "/etc/ssl/certs/ca-certificates.crt"  # where Debian keeps certificates, in the base too
 READY_S, STOP_S, MEMORY_MB, THREADS = 120, 25, 3072, 256  # those of compose.yaml, and Dockerfile
@@ -51,11 +58,9 @@ def say(what: str, good: bool = True) -> None:
         raise SystemExit(1)
 
 
-def run(*command: object) -> str:
+def run(*command: str | Path) -> str:
     """A command's output. Its errors are shown."""
-    words = [str(word) for word in command]
-    output: str = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return output.strip()
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
 def pip_settings() -> dict[str, str]:
@@ -81,18 +86,18 @@ class Buildah:
     """buildah with its storage in one folder, without a daemon."""
 
     def __init__(self, folder: Path) -> None:
-        self.options = ("--root", folder / "storage", "--runroot", folder / "run")
+        self.command = ("buildah", "--root", folder / "storage", "--runroot", folder / "run")
         os.environ.setdefault("STORAGE_DRIVER", "vfs")
         os.environ["BUILDAH_ISOLATION"] = "chroot"
 
-    def __call__(self, *command: object) -> str:
-        return run("buildah", *self.options, *command)
+    def __call__(self, *command: str | Path) -> str:
+        return run(*self.command, *command)
 
-    def build(self, context: Path, file: Path, tag: str, *options: object) -> None:
+    def build(self, context: Path, file: Path, tag: str, *options: str) -> None:
         """`docker build`, its output on stderr."""
-        words = ("bud", "--format", "docker", "--layers=false", *options)
-        words = ("buildah", *self.options, *words, "--tag", tag, "--file", file, context)
-        subprocess.run([str(word) for word in words], check=True, stdout=sys.stderr)
+        words = ("bud", "--format", "docker", "--layers=false", "--tag", tag, "--file", file)
+        command: list[str | Path] = [*self.command, *words, *options, context]
+        subprocess.run(command, check=True, stdout=sys.stderr)
 
 
 def stand_in(buildah: Buildah, folder: Path, settings: dict[str, str]) -> str:
@@ -100,9 +105,7 @@ def stand_in(buildah: Buildah, folder: Path, settings: dict[str, str]) -> str:
     root, context = folder / "rootfs", folder / "base"
     context.mkdir()
     packages = "python3,python3-pip,python3-venv,ca-certificates"
-    command = ("debootstrap", "--variant=minbase", f"--include={packages}", SUITE, root)
-    with (folder / "debootstrap.log").open("w") as log:
-        subprocess.run([str(word) for word in command], check=True, stdout=log, stderr=log)
+    run("debootstrap", "--variant=minbase", f"--include={packages}", SUITE, root)
     own = os.environ.get("SSL_CERT_FILE") or BUNDLE
     if Path(own).is_file():
         shutil.copyfile(own, root / BUNDLE[1:])
@@ -152,16 +155,16 @@ def locked_up(config: dict[str, Any], root: Path, port: int) -> Iterator[tuple[i
     variables = {**dict(item.split("=", 1) for item in config["Env"]), "PORT": str(port)}
     told, tell = os.pipe()
     user = config["User"]
-    words: list[object] = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
+    words: list[str | Path] = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
     words += ["bwrap", "--ro-bind", root, "/", "--proc", "/proc", "--dev", "/dev"]
     words += ["--tmpfs", "/tmp", "--unshare-user", "--unshare-pid", "--unshare-ipc"]
     words += ["--unshare-uts", "--uid", user, "--gid", user, "--cap-drop", "ALL"]
-    words += ["--as-pid-1", "--die-with-parent", "--clearenv", "--info-fd", tell]
+    words += ["--as-pid-1", "--die-with-parent", "--clearenv", "--info-fd", str(tell)]
     words += ["--chdir", config["WorkingDir"]]
     for name, value in variables.items():
         words += ["--setenv", name, value]
     words += [*config["Entrypoint"], *config["Cmd"]]
-    process = subprocess.Popen([str(word) for word in words], pass_fds=(tell,), stdout=sys.stderr)
+    process = subprocess.Popen(words, pass_fds=(tell,), stdout=sys.stderr)
     os.close(tell)
     try:
         with os.fdopen(told) as info:
@@ -171,41 +174,30 @@ def locked_up(config: dict[str, Any], root: Path, port: int) -> Iterator[tuple[i
         process.wait()
 
 
-def ask(port: int, path: str, photo: bytes | None = None) -> tuple[int, bytes]:
-    """GET, or POST of a photo; status 0 if nobody listens."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    edge = "photo-edge"
-    head = f'--{edge}\r\nContent-Disposition: form-data; name="image"; filename="x"\r\n\r\n'
-    kind = {"Content-Type": f"multipart/form-data; boundary={edge}"}
-    try:
-        if photo is None:
-            connection.request("GET", path)
-        else:
-            body = head.encode() + photo + f"\r\n--{edge}--\r\n".encode()
-            connection.request("POST", path, body, kind)
-        answer = connection.getresponse()
-        return answer.status, answer.read()
-    except ConnectionRefusedError:
-        return 0, b""
-    finally:
-        connection.close()
+def leaves(answer: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of an answer with their paths; a map is one array. Timings are left out."""
+    if isinstance(answer, dict) and "dtype" in answer:
+        yield path, unpacked(answer)
+    elif isinstance(answer, dict | list):
+        for key, value in answer.items() if isinstance(answer, dict) else enumerate(answer):
+            if key != "timing_ms":
+                yield from leaves(value, f"{path}.{key}")
+    else:
+        yield path, answer
 
 
-def difference(one: Any, other: Any, path: str = "") -> float:
-    """The largest difference of numbers in two answers; map bytes count as values. Else ends."""
-    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
-        if "dtype" in one:
-            return float(np.abs(unpacked(one) - unpacked(other)).max())
-        same = (key for key in one if key != "timing_ms")
-        return max((difference(one[key], other[key], f"{path}.{key}") for key in same), default=0)
-    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        pairs = enumerate(zip(one, other, strict=True))
-        return max((difference(a, b, f"{path}.{i}") for i, (a, b) in pairs), default=0)
-    if isinstance(one, float) and isinstance(other, float):
-        return abs(one - other)
-    if one != other:
-        say(f"{path} is {str(other)[:80]}, not {str(one)[:80]}", False)
-    return 0
+def difference(one: Any, other: Any) -> float:
+    """The largest difference of numbers in two answers. Ends if anything else differs."""
+    ours, theirs = dict(leaves(one)), dict(leaves(other))
+    if odd := ours.keys() ^ theirs.keys():
+        say(f"only one answer has {sorted(odd)[:5]}", False)
+    worst = 0.0
+    for path, value in ours.items():
+        if isinstance(value, float | np.ndarray):
+            worst = max(worst, float(np.abs(value - theirs[path]).max()))
+        elif value != theirs[path]:
+            say(f"{path} is {theirs[path]!r:.80}, not {value!r:.80}", False)
+    return worst
 
 
 def unpacked(packed: dict[str, Any]) -> Any:
@@ -215,31 +207,28 @@ def unpacked(packed: dict[str, Any]) -> Any:
     return (low + levels / 255 * spread) / max(1, spread)
 
 
-def compare(port: int) -> None:
+def compare(theirs: httpx.Client) -> None:
     """Every photo of the gallery: the container's answer is the app's."""
-    sys.path.insert(0, str(ROOT))
-    from fastapi.testclient import TestClient
-
-    from app.main import create_app
-
     photos = sorted((ROOT / "static" / "gallery").glob("*.jpg"))
-    worst, took = 0.0, []
-    with TestClient(create_app()) as client:
-        while client.get("/readyz").status_code != 200:
+    worst, took_ms = 0.0, []
+    with TestClient(create_app()) as ours:
+        while ours.get("/readyz").status_code != 200:
             time.sleep(0.1)
         for photo in photos:
-            started = time.perf_counter()
-            status, body = ask(port, "/api/v1/explain", photo.read_bytes())
-            took.append(time.perf_counter() - started)
-            if status != 200:
-                say(f"{photo.name}: {status}", False)
-            ours = client.post("/api/v1/explain", files={"image": photo.read_bytes()}).json()
-            worst = max(worst, difference(ours, json.loads(body)))
+            got, expected = (
+                client.post("/api/v1/explain", files={"image": photo.read_bytes()})
+                for client in (theirs, ours)
+            )
+            if got.status_code != 200:
+                say(f"{photo.name}: {got.status_code}", False)
+            took_ms.append(got.elapsed.total_seconds() * 1000)
+            worst = max(worst, difference(expected.json(), got.json()))
     say(
-        f"{len(photos)} photos, {len(ours['results'])} models: differ by at most {worst:.1e}",
+        f"{len(photos)} photos, {len(expected.json()['results'])} models: "
+        f"differ by at most {worst:.1e}",
         bool(photos) and worst <= TOLERANCE,
     )
-    say(f"an answer in {sorted(took)[len(took) // 2] * 1000:.0f} ms (median)")
+    say(f"an answer in {statistics.median(took_ms):.0f} ms (median)")
 
 
 def status_of(pid: int) -> dict[str, str]:
@@ -254,12 +243,17 @@ def check_run(config: dict[str, Any], root: Path) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     started = time.monotonic()
-    with locked_up(config, root, port) as (pid, process):
-        while ask(port, "/readyz")[0] != 200:
-            late = time.monotonic() - started > READY_S or process.poll() is not None
-            if late:
+    with (
+        locked_up(config, root, port) as (pid, process),
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
+    ):
+        ready = False
+        while not ready:
+            if time.monotonic() - started > READY_S or process.poll() is not None:
                 say(f"not ready within {READY_S} s", False)
             time.sleep(0.2)
+            with suppress(httpx.ConnectError):
+                ready = client.get("/readyz").is_success
         say(f"ready after {time.monotonic() - started:.1f} s")
         test = config["Healthcheck"]["Test"]
         inside = ["nsenter", f"--target={pid}", "--user", "--mount", "--preserve-credentials"]
@@ -272,7 +266,7 @@ def check_run(config: dict[str, Any], root: Path) -> None:
         mounts = Path(f"/proc/{pid}/mounts").read_text().splitlines()
         writable = {line.split()[1] for line in mounts if "rw" in line.split()[3].split(",")}
         say(f"writable: {sorted(writable)}", not {"/", "/opt"} & writable)
-        compare(port)
+        compare(client)
         status = status_of(pid)
         memory = int(status["VmHWM"].split()[0]) // 1024
         say(f"at most {memory} MB of memory, of {MEMORY_MB}", memory < MEMORY_MB)
@@ -283,12 +277,6 @@ def check_run(config: dict[str, Any], root: Path) -> None:
         os.kill(pid, signal.SIGTERM)
         code = process.wait(STOP_S)
         say(f"SIGTERM: exit {code} after {time.monotonic() - stopped:.1f} s", code == 0)
-
-
-def mounts_below(folder: Path) -> list[str]:
-    """Mount points in a folder, the innermost first."""
-    points = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
-    return sorted((point for point in points if Path(point).is_relative_to(folder)), reverse=True)
 
 
 def main() -> None:
@@ -307,18 +295,9 @@ def main() -> None:
         base = arguments.base or stand_in(buildah, folder, settings)
         say(f"base {base}")
         volumes = [f"--volume={path}:{path}:ro" for path in local_folders(settings)]
-        index = f"TORCH_INDEX={arguments.torch_index}"
         started = time.monotonic()
-        buildah.build(
-            ROOT,
-            ROOT / "Dockerfile",
-            "cbam-lens",
-            "--build-arg",
-            f"BASE={base}",
-            "--build-arg",
-            index,
-            *volumes,
-        )
+        options = [f"--build-arg=BASE={base}", f"--build-arg=TORCH_INDEX={arguments.torch_index}"]
+        buildah.build(ROOT, ROOT / "Dockerfile", "cbam-lens", *options, *volumes)
         say(f"built in {time.monotonic() - started:.0f} s")
         config = json.loads(buildah("inspect", "--type", "image", "cbam-lens"))["Docker"]["config"]
         container = buildah("from", "--pull-never", "cbam-lens")
@@ -330,10 +309,12 @@ def main() -> None:
         check_run(config, root)
         say("all of it")
     finally:
-        subprocess.run(["buildah", *map(str, buildah.options), "rm", "--all"], check=False)
-        for mount in mounts_below(folder):
-            subprocess.run(["umount", "--lazy", mount], check=False)
-        subprocess.run(["rm", "-rf", "--one-file-system", str(folder)], check=False)
+        subprocess.run([*buildah.command, "rm", "--all"], check=False)
+        mounts = [each.mountpoint for each in psutil.disk_partitions(all=True)]
+        for mount in sorted(mounts, reverse=True):  # the innermost first
+            if Path(mount).is_relative_to(folder):
+                subprocess.run(["umount", "--lazy", mount], check=False)
+        subprocess.run(["rm", "-rf", "--one-file-system", folder], check=False)
 
 
 if __name__ == "__main__":
