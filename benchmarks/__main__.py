@@ -1,5 +1,6 @@
 """`python -m benchmarks`: the table of ratios beside the peers."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Optional
@@ -7,10 +8,26 @@ from typing import Annotated, Optional
 import typer
 from rich.console import Console
 
-from benchmarks.run import MEASURES, chosen, run
+from benchmarks import maps, memory, methods, service
+from benchmarks.machine import facts
 from benchmarks.subjects import Plan
+from benchmarks.table import SECTIONS, Report, Row
+from cbam.errors import UnknownName
 
 app = typer.Typer(pretty_exceptions_enable=False)
+
+MEASURES: dict[str, Callable[[Plan], Iterator[Row]]] = {
+    module.SECTION: module.measure for module in (maps, methods, service, memory)
+}
+
+
+def chosen(only: str) -> list[str]:
+    """`peers,memory` -> those sections, in the table's order; empty: all. Raises UnknownName."""
+    names = [name for each in only.split(",") if (name := each.strip())]
+    for name in names:
+        if name not in SECTIONS:
+            raise UnknownName.of("section of the benchmark", name, SECTIONS)
+    return [name for name in SECTIONS if not names or name in names]
 
 
 @app.command()
@@ -34,13 +51,17 @@ def bench(
 
     Exit status 1 if something failed. A missed target is a result, not a failure.
     """
-    plan = Plan.quick() if quick else Plan()
+    plan = replace(Plan.quick() if quick else Plan(), full=full)
     aside = Console(stderr=True, highlight=False)
-    report = run(
-        replace(plan, full=full),
-        {name: MEASURES[name] for name in chosen(only)},
-        lambda row: aside.print("  ".join(row.cells()[:3]), markup=False, soft_wrap=True),
-    )
+    where = facts()  # first: its load is not of our making
+    if plan.tiny:
+        where["size"] = "tiny networks, few rounds: the numbers only show that everything ran"
+    rows: list[Row] = []
+    for section in chosen(only):
+        for row in MEASURES[section](plan):
+            rows.append(row)
+            aside.print("  ".join(row.cells()[:3]), markup=False, soft_wrap=True)
+    report = Report(where, rows)
     if output is not None:
         output.write_text(report.to_markdown(), encoding="utf-8")
         output.with_suffix(".json").write_text(report.to_json(), encoding="utf-8")

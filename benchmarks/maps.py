@@ -65,7 +65,7 @@ def against_peers(
     contestants: dict[str, Run] = {
         OURS: partial(subject.explained, photos),
         FORWARD: partial(subject.forward, photos),
-        AS_BUILT: partial(subject.as_built, photos),
+        AS_BUILT: partial(theirs.as_built, photos),
     }
     missing: dict[str, str] = {}
     if not channels_last:

@@ -13,6 +13,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from functools import reduce
+from itertools import cycle, islice
 from operator import and_
 from pathlib import Path
 
@@ -39,16 +40,11 @@ def photos_of(folder: Path, count: int) -> list[Path]:
 
 def batches(model: Model, photos: Sequence[Path]) -> Iterator[Tensor]:
     """The photos as the model sees them, in the service's micro-batches of 1 to 8."""
-    start = 0
-    size = 1
-    while start < len(photos):
-        images = [
-            model.card.preprocess(decode(path.read_bytes()))
-            for path in photos[start : start + size]
-        ]
-        yield torch.stack(images).to(memory_format=torch.channels_last)
-        start += size
-        size = size % BATCH + 1
+    images = (model.card.preprocess(decode(path.read_bytes())) for path in photos)
+    for size in cycle(range(1, BATCH + 1)):
+        if not (batch := list(islice(images, size))):
+            return
+        yield torch.stack(batch).to(memory_format=torch.channels_last)
 
 
 def compare(model: Model, backend: str, photos: Sequence[Path]) -> Parity:

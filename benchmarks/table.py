@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -32,27 +33,21 @@ class Side:
 
 @dataclass(frozen=True)
 class Target:
-    """What a ratio should be. From DESIGN.md, section 6."""
+    """What a ratio should be: a goal of the project."""
 
     limit: float
-    at_least: bool
+    sign: str
 
     def met(self, ratio: float) -> bool:
         """Whether a ratio is on the right side."""
-        return ratio >= self.limit if self.at_least else ratio <= self.limit
+        return ratio >= self.limit if self.sign == "≥" else ratio <= self.limit
 
     def __str__(self) -> str:
-        return f"{'≥' if self.at_least else '≤'} {self.limit:g}"
+        return f"{self.sign} {self.limit:g}"
 
 
-def at_least(limit: float) -> Target:
-    """More is better."""
-    return Target(limit, True)
-
-
-def at_most(limit: float) -> Target:
-    """Less is better."""
-    return Target(limit, False)
+at_least = partial(Target, sign="≥")  # more is better
+at_most = partial(Target, sign="≤")
 
 
 @dataclass(frozen=True)
@@ -90,9 +85,7 @@ class Row:
     @property
     def met(self) -> bool | None:
         """Whether the target is met; None without a target or a ratio."""
-        if self.target is None or self.ratio is None:
-            return None
-        return self.target.met(self.ratio)
+        return self.target.met(self.ratio) if self.target and self.ratio else None
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, for JSON."""
@@ -110,19 +103,16 @@ class Row:
 
     def cells(self) -> list[str]:
         """As TITLES has them."""
-        low_high = (
-            "" if self.spread is None else f"{_short(self.spread[0])}–{_short(self.spread[1])}"
-        )
         ratio = f"*{self.missing}*" if self.ratio is None else f"**{_short(self.ratio)}**"
         met = "" if self.met is None else ("met" if self.met else "missed")
         return [
             self.what,
             f"{self.upper.name} / {self.lower.name}",
             ratio,
-            low_high,
+            "–".join(map(_short, self.spread or ())),
             "" if self.target is None else str(self.target),
             met,
-            " / ".join(shown for shown in (self.upper.shown, self.lower.shown) if shown),
+            " / ".join(filter(None, (self.upper.shown, self.lower.shown))),
             "" if self.difference is None else f"{self.difference:.0e}",
         ]
 

@@ -9,7 +9,6 @@ the C decoders behind them; Pillow fuzzes these itself.
 """
 
 import random
-import struct
 import sys
 import warnings
 import zlib
@@ -46,7 +45,7 @@ def with_checksums(data: bytes) -> bytes:
         end = at + 8 + int.from_bytes(fixed[at : at + 4], "big")
         if end + 4 > len(fixed):
             break
-        fixed[end : end + 4] = struct.pack(">I", zlib.crc32(fixed[at + 4 : end]))
+        fixed[end : end + 4] = zlib.crc32(fixed[at + 4 : end]).to_bytes(4, "big")
         at = end + 4
     return bytes(fixed)
 

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from benchmarks import maps, memory, methods, service
 from benchmarks.__main__ import app as bench
+from benchmarks.__main__ import chosen
 from benchmarks.peers import GRAD_CAM, PEERS, Peer
 from benchmarks.peers import load as load_peer
-from benchmarks.run import chosen
 from benchmarks.subjects import Plan, difference, resnet18, resnet50
 from benchmarks.table import Report, Row, Side, at_least, at_most
 from benchmarks.timing import MIN_ROUNDS, race
