@@ -9,6 +9,7 @@ The page's script asks `POST /` for a fragment with the header `X-Fragment`:
 import base64
 import io
 import tomllib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ async def page(request: Request) -> HTMLResponse:
     try:
         await admit(request)
     except HTTPException as error:
-        return _render(request, PageFields(), error=error)
+        return await _rendered(request, PageFields(), error=error)
     return await _answer(request, Upload(None, known), asked="photo" in known)
 
 
@@ -64,7 +65,7 @@ async def answer(request: Request) -> HTMLResponse:
         await admit(request)
         upload = await read_upload(request, settings_of(request))
     except HTTPException as error:
-        return _render(request, PageFields(), error=error)
+        return await _rendered(request, PageFields(), error=error)
     return await _answer(request, upload)
 
 
@@ -81,15 +82,15 @@ async def _answer(request: Request, upload: Upload, asked: bool = True) -> HTMLR
         parts = _parts(request)
         result = await engine_of(request).in_picture_thread(_shown, answer, parts)
     except (HTTPException, CBAMLensError, ValidationError) as error:
-        return _render(request, fields, error=error)
-    return _render(request, fields, result=result)
+        return await _rendered(request, fields, error=error)
+    return await _rendered(request, fields, result=result)
 
 
 async def _example(request: Request, fields: PageFields) -> HTMLResponse:
     """The page with the answer for the gallery's first photo, made once a family and kept."""
     engine = engine_of(request)
     if not engine.ready:
-        return _render(request, fields)
+        return await _rendered(request, fields)
     name = request.app.state.gallery[0]["file"]
     fields = PageFields(family=fields.family, photo=name)
     examples: dict[str, dict[str, Any]] = request.app.state.examples
@@ -97,7 +98,7 @@ async def _example(request: Request, fields: PageFields) -> HTMLResponse:
     if family not in examples:
         answer = await ask_about(request, _gallery_photo(request, name), fields)
         examples[family] = await engine.in_picture_thread(_shown, answer, _parts(request))
-    return _render(request, fields, result=examples[family])
+    return await _rendered(request, fields, result=examples[family])
 
 
 def _gallery_photo(request: Request, name: str) -> bytes:
@@ -113,6 +114,14 @@ def _parts(request: Request) -> frozenset[str]:
     """What was asked for: "page" and "photo", or as the header X-Fragment says."""
     asked = request.headers.get(FRAGMENT) if request.method == "POST" else None
     return frozenset(part.strip() for part in (asked or "page, photo").split(","))
+
+
+async def _rendered(request: Request, fields: PageFields, **what: Any) -> HTMLResponse:
+    """The page as `_render` makes it, off the event loop."""
+    made: HTMLResponse = await engine_of(request).in_picture_thread(
+        partial(_render, request, fields, **what)
+    )
+    return made
 
 
 def _render(
