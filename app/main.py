@@ -26,7 +26,7 @@ from cbam import __version__
 
 
 class Guarded(FastAPI):
-    """An app whose every answer passes Guard, those to errors that nobody foresaw included."""
+    """An app that sends every answer through Guard, even the answer to an unexpected error."""
 
     def build_middleware_stack(self) -> ASGIApp:
         settings: Settings = self.state.settings
@@ -36,7 +36,7 @@ class Guarded(FastAPI):
 
 
 def bundled(name: str) -> Path:
-    """A folder that travels with the app: in a wheel inside it, in a checkout beside it."""
+    """A folder that ships with the app: inside the package in a wheel, next to it in a checkout."""
     packaged = Path(str(files("app"))) / "_bundled" / name
     return packaged if packaged.is_dir() else Path(__file__).parent.parent / name
 
@@ -60,14 +60,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         "and what its gates did. Errors are `application/problem+json` (RFC 9457).",
         version=__version__,
         license_info={"name": "MIT", "identifier": "MIT"},
-        docs_url=None,  # our own page: FastAPI's fetches its scripts from elsewhere
+        docs_url=None,  # we serve our own page; FastAPI's loads its scripts from a CDN
         redoc_url=None,
         lifespan=lifespan,
     )
     app.state.settings = settings
     app.state.engine = engine
     app.state.access = Access(settings)
-    app.state.draining = False  # whether it is stopping, and answers its last requests
+    app.state.draining = False  # whether the service is stopping and only finishes its requests
     app.state.examples = {}  # what the page shows before a photo is chosen, by family
     app.state.static = bundled("static")
     app.state.gallery = gallery(app.state.static)

@@ -40,10 +40,10 @@ class Problem(BaseModel):
 
 @dataclass(frozen=True)
 class Status:
-    """What an error's HTTP status is called."""
+    """The names of an error's HTTP status."""
 
     reason: str  # in metrics and logs
-    description: str = ""  # in the API's documentation; empty: its routes do not answer it
+    description: str = ""  # in the API's documentation; empty: its routes never return it
     title: str = ""  # on the page; empty: HTTP's own phrase
 
 
@@ -63,7 +63,7 @@ STATUSES = {
 }
 OTHER = Status("error")
 
-# The first class that fits decides; all others are our own mistakes.
+# The first class that matches decides; any other error is our own mistake, a 500.
 STATUS_OF: dict[type[CBAMLensError], int] = {
     NotAnImage: 415,
     BadImage: 422,
@@ -79,7 +79,7 @@ log = logging.getLogger("cbam_lens")
 
 
 class Refusal(NamedTuple):
-    """How an error is answered."""
+    """The answer to an error."""
 
     status: int
     detail: str  # the sentence for the user
@@ -87,12 +87,12 @@ class Refusal(NamedTuple):
 
     @property
     def title(self) -> str:
-        """What the page calls it."""
+        """The page's headline for it."""
         return STATUSES.get(self.status, OTHER).title or HTTPStatus(self.status).phrase
 
 
 def refusal(request: Request, error: Exception) -> Refusal:
-    """How any exception is answered; metrics and log learn the reason, if it has one of its own."""
+    """The answer to any exception. Keeps Busy's own reason on the request, for metrics and log."""
     if isinstance(error, HTTPException):
         return Refusal(error.status_code, error.detail, error.headers)
     if isinstance(error, Busy):
@@ -131,17 +131,17 @@ async def _handle_unexpected(request: Request, error: Exception) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error of `app` in this shape."""
+    """Answer every error of `app` in this format."""
     for kind in (HTTPException, CBAMLensError, RequestValidationError, ValidationError):
         app.add_exception_handler(kind, _handle)
     app.add_exception_handler(Exception, _handle_unexpected)
 
 
 def _sentence(item: Mapping[str, Any]) -> str:
-    """One of pydantic's findings as a sentence: `top_k: 99 is no good: ...`."""
+    """One of pydantic's findings as a sentence: `Field 'top_k' is '0': Input should be ...`."""
     location = item.get("loc")
     name = ".".join(str(part) for part in location) if isinstance(location, tuple) else ""
     if item.get("type") == "extra_forbidden":
-        return f"There is no field '{name[:80]}'; see /docs for those that there are."
+        return f"There is no field '{name[:80]}'; see /docs for the known fields."
     came = str(item.get("input"))[:80]
     return f"Field '{name[:80]}' is '{came}': {item.get('msg')}."

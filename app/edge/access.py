@@ -1,7 +1,7 @@
-"""Who may ask the models, and how often: API keys and a rate for each client. Both off by default.
+"""Who may ask the models, and how often: API keys and a rate per client, both off by default.
 
-They guard what costs: every POST of the API, its WebSocket, and the page when it is asked about a
-photo. Lists, documentation, health and metrics stay open.
+They guard what costs time: every POST to the API, its WebSocket, and the page when it is asked
+about a photo. Lists, documentation, health and metrics stay open.
 """
 
 import hmac
@@ -20,7 +20,7 @@ from starlette.requests import HTTPConnection
 
 from app.settings import Settings
 
-CLIENTS = 10_000  # remembered at once: about 2 MB
+CLIENTS = 10_000  # most clients remembered at once: about 2 MB
 
 
 class _Password(HTTPBasic):
@@ -50,16 +50,17 @@ class Standing:
 
     allowed: bool
     remaining: int  # requests that would be answered at once
-    full_in_s: float  # until all of them are there again
-    next_in_s: float  # until one more is answered
+    full_in_s: float  # until all requests are available again
+    next_in_s: float  # until one more request is allowed
 
 
 class Rate:
-    """How often each client may ask: `limit.amount` times at once, given back evenly over a period.
+    """The rate limit: a burst of `limit.amount` requests per client, refilled evenly over a period.
 
-    One whole number a client says it all: when everything is given back
-    (https://en.wikipedia.org/wiki/Generic_cell_rate_algorithm). Of at most `clients` clients, the
-    longest unseen are forgotten; the stores of `limits` forget nobody within a period.
+    Each client takes one integer: the time when all its requests are available again
+    (https://en.wikipedia.org/wiki/Generic_cell_rate_algorithm). At most `clients` clients are
+    remembered; the one unseen for longest is forgotten first. The stores of `limits` would keep
+    every client for a whole period.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class Rate:
         return len(self._full_at)
 
     def take(self, client: str) -> Standing:
-        """Count a question of this client, if it is allowed."""
+        """Count a question from this client if it is allowed."""
         now = self._now()
         owed = max(0, self._full_at.pop(client, 0) - now)
         allowed = owed + self._each <= self._period
@@ -92,7 +93,7 @@ class Rate:
 
 
 class Access:
-    """The door of a service, as its settings say."""
+    """Checks keys and rates as the service's settings say."""
 
     def __init__(self, settings: Settings) -> None:
         self._keys = [key.get_secret_value().encode() for key in settings.api_keys]
@@ -100,15 +101,15 @@ class Access:
 
     @property
     def dependencies(self) -> list[Dependency]:
-        """What guards a router, and describes the keys in its documentation if there are any."""
+        """The dependencies that guard a router. If there are keys, they also document them."""
         schemes = [Security(HEADER), Security(PASSWORD)] if self._keys else []
         return [*schemes, Depends(admit)]
 
     async def admit(self, connection: HTTPConnection) -> None:
-        """Let a question in. Raises HTTPException 401 (no such key), 429 (too many).
+        """Admit a question. Raises HTTPException 401 (no valid key), 429 (too many questions).
 
-        Without a good key nothing is counted: who shares an address with its owner can't use up
-        the owner's rate.
+        If there are keys, only requests with a valid one are counted: others at the same address
+        cannot use up the key owner's rate.
         """
         if self._keys and not self._knows(await sent_key(connection)):
             raise PASSWORD.make_not_authenticated_error()
@@ -116,15 +117,15 @@ class Access:
             _count(connection, self._rate)
 
     def _knows(self, key: str) -> bool:
-        """Compared with every key, each in constant time: how long it takes tells nothing."""
-        sent = key.encode("latin-1")  # as headers travel
+        """Whether the key is known. Compares with all in constant time, so timing tells nothing."""
+        sent = key.encode("latin-1")  # the encoding of headers
         return sum(hmac.compare_digest(sent, known) for known in self._keys) > 0
 
 
 async def admit(connection: HTTPConnection) -> None:
-    """What routes depend on: only those who may, and not too often, ask the models.
+    """The dependency of routes that ask the models: checks the key and the rate.
 
-    Raises HTTPException 401, 429; for a WebSocket, which has no such answers, WebSocketException.
+    Raises HTTPException 401, 429; for a WebSocket, which has no HTTP status, WebSocketException.
     """
     access: Access = connection.app.state.access
     if connection.scope["type"] == "websocket":
@@ -137,7 +138,7 @@ async def admit(connection: HTTPConnection) -> None:
 
 
 async def sent_key(connection: HTTPConnection) -> str:
-    """The key that came with a request: in its own header, or as the password of Basic."""
+    """The key sent with a request: in its own header, or as the password of HTTP Basic."""
     if key := await HEADER(connection):
         return key
     basic = await PASSWORD(connection)
@@ -145,7 +146,7 @@ async def sent_key(connection: HTTPConnection) -> str:
 
 
 def _count(connection: HTTPConnection, rate: Rate) -> None:
-    """Count the client's question, and say in its answer's headers how many are left."""
+    """Count the client's question and say in the answer's headers how many are left."""
     standing = rate.take(client_of(connection))
     connection.scope["state"]["headers"].update(
         {
@@ -164,15 +165,15 @@ def _count(connection: HTTPConnection, rate: Rate) -> None:
 
 
 def client_of(connection: HTTPConnection) -> str:
-    """Whom a request counts for: the address; of IPv6 the network, which one client owns whole.
+    """The rate-limit key: the IPv4 address, or the IPv6 /64, since one client owns all of it.
 
-    The address is that of a proxy's X-Forwarded-For where uvicorn trusts the proxy.
+    Behind a proxy that uvicorn trusts, the address comes from X-Forwarded-For.
     """
     host = connection.client.host if connection.client else ""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
-        return host[:64]  # a proxy's word, such as "unknown"
+        return host[:64]  # not an address, but a proxy's word such as "unknown"
     if isinstance(address, ipaddress.IPv4Address):
         return host
     return str(address.ipv4_mapped or ipaddress.ip_network((int(address), 64), strict=False))

@@ -1,8 +1,9 @@
-"""What uvicorn lacks: an end to requests that arrive slowly, or never, and to readers that stall.
+"""Deadlines that uvicorn lacks: for requests that arrive slowly or never, and for stalled readers.
 
-Its protocol waits for a request's head and body for ever, and a drop every few seconds keeps a
+uvicorn waits for a request's head and body for ever, so one byte every few seconds keeps a
 connection open (https://github.com/Kludex/uvicorn/issues/157). Here each part of a request has one
-deadline that no byte renews; a request that has come whole is never cut, however slow its answer.
+deadline, which further bytes do not extend. A request that has arrived in full is never cut off,
+however slow its answer.
 """
 
 import asyncio
@@ -22,14 +23,14 @@ from app.settings import Settings
 log = logging.getLogger("cbam_lens")
 
 HEAD_LIMIT = 64 * 1024  # bytes; httptools has no limit of its own
-# The app answers a slow upload itself, in the shape that its route has. This long after it the
-# connection ends in any case: its route may have answered before, and read nothing.
+# The app answers a slow upload itself, in its route's own error format. This long after that, the
+# connection is closed in any case: the route may have answered without reading the body.
 GRACE_S = 1.0
-LINGER_S = 1.0  # for the last bytes to leave, before a connection is cut
+LINGER_S = 1.0  # time for the last bytes to leave before a connection is aborted
 
 
 class Part(enum.Enum):
-    """What of a request is still to come."""
+    """A part of a request that is still to arrive."""
 
     HEAD = "head"
     BODY = "body"
@@ -38,12 +39,12 @@ class Part(enum.Enum):
 class Deadlines(HttpToolsProtocol):
     """uvicorn's HTTP protocol with the deadlines of its app's settings."""
 
-    _part = Part.HEAD  # of the request that comes
-    _owed = 0  # answers to requests that came whole; -1: answered before the body had come
-    _awaited: tuple[Part, Any] | None = None  # the part, and the request before or of it
-    _head_bytes = 0  # that have come of an unfinished head
+    _part = Part.HEAD  # of the request that is arriving
+    _owed = 0  # answers due to complete requests; -1: answered before the body arrived
+    _awaited: tuple[Part, Any] | None = None  # the part; the previous (HEAD) or current request
+    _head_bytes = 0  # bytes received of an unfinished head
     _deadline: asyncio.TimerHandle | None = None
-    _unsent = 0  # bytes, when a reader was last looked at
+    _unsent = 0  # bytes in the write buffer when last looked at
     _reader: asyncio.TimerHandle | None = None
 
     def __init__(self, config: Config, *args: Any, **kwargs: Any) -> None:
@@ -52,7 +53,7 @@ class Deadlines(HttpToolsProtocol):
         self.settings: Settings = service.state.settings
 
     def missing(self) -> Part | None:
-        """What of a request is still to come; None while one that came whole is answered."""
+        """The part still to arrive; None while a complete request is being answered."""
         return None if self._owed > 0 else self._part
 
     def on_headers_complete(self) -> None:
@@ -81,7 +82,7 @@ class Deadlines(HttpToolsProtocol):
         self._watch()
         if self._awaited is None or self._awaited[0] is Part.BODY:
             return
-        if before is None or before[0] is Part.HEAD:  # else these bytes ended a body
+        if before is None or before[0] is Part.HEAD:  # otherwise these bytes ended a body
             self._head_bytes += len(data)
         if self._head_bytes > HEAD_LIMIT:
             self._refuse(431, f"The request's head is larger than {HEAD_LIMIT // 1024} KiB.")
@@ -102,20 +103,20 @@ class Deadlines(HttpToolsProtocol):
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
-        """What uvicorn calls when the parser gives up, in our shape."""
+        """Answer what the parser cannot read in our own format. uvicorn calls this."""
         self._refuse(
             400,
-            "This cannot be read as HTTP/1.1. If it is HTTPS: the service speaks plain HTTP, a "
-            "proxy before it has to speak TLS.",
+            "This cannot be read as HTTP/1.1. If it is HTTPS: the service speaks plain HTTP; put a "
+            "proxy that speaks TLS in front of it.",
         )
 
     def _watch(self) -> None:
-        """One deadline for each part of each request: set when the part begins to be missing."""
+        """Set one deadline for each part of each request, when the wait for that part begins."""
         part = self.missing()
         gone = self.transport.is_closing() or self.transport.get_protocol() is not self  # WebSocket
         awaited = None if part is None or gone else (part, self.cycle)
         if awaited == self._awaited:
-            return  # its deadline runs; more bytes do not renew it
+            return  # its deadline is running; more bytes do not extend it
         if self._deadline is not None:
             self._deadline.cancel()
         self._awaited, self._head_bytes = awaited, 0
@@ -144,7 +145,7 @@ class Deadlines(HttpToolsProtocol):
             self._refuse(408, f"The upload took more than {seconds:g} s. Send a smaller photo.")
 
     def _refuse(self, status: int, detail: str) -> None:
-        """Answer with a problem, without the app, and close. Never into a begun answer."""
+        """Answer with a problem, without the app, and close. Never writes into a started answer."""
         if self.transport.is_closing():
             return
         if self.cycle is None or not self.cycle.response_started or self.cycle.response_complete:
@@ -155,10 +156,10 @@ class Deadlines(HttpToolsProtocol):
 
     def _end(self) -> None:
         self.transport.close()
-        self.loop.call_later(LINGER_S, self.transport.abort)  # if nobody takes the last bytes
+        self.loop.call_later(LINGER_S, self.transport.abort)  # if nobody reads the last bytes
 
     def _look_at_reader(self) -> None:
-        """Cut off a client that takes nothing of its answer for `send_timeout_s`."""
+        """Cut off a client that reads nothing of its answer for `send_timeout_s`."""
         unsent = self.transport.get_write_buffer_size()
         if self._reader is not None and not self._reader.cancelled() and unsent >= self._unsent:
             self.transport.abort()
@@ -168,7 +169,7 @@ class Deadlines(HttpToolsProtocol):
 
 
 def _answer(status: int, detail: str, path: str, defaults: list[tuple[bytes, bytes]]) -> bytes:
-    """A problem as it travels: status line, headers, body."""
+    """A problem as HTTP bytes: status line, headers, body."""
     request_id, phrase = uuid.uuid4().hex, HTTPStatus(status).phrase
     body = Problem(
         title=phrase,

@@ -1,4 +1,4 @@
-"""What every answer carries: a request id, and headers that keep a browser from doing more."""
+"""Gives every answer a request id and headers that restrict what a browser may do with it."""
 
 import asyncio
 import re
@@ -34,22 +34,22 @@ HEADERS = {
 }
 
 
-# What a proxy's id may be: it is written to logs and into answers.
+# The request ids we accept from a proxy: they are written to logs and answers.
 REQUEST_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{7,63}")
-# Those who watch the service ask by the address it has, not by its name.
+# Probes reach the service by its address, not by its name.
 PROBES = ("/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready")
 
 
 def guards(request_id: str) -> dict[str, str]:
-    """What every answer carries, those included that never reach the app."""
+    """The headers of every answer, including those that are sent without the app."""
     return {**HEADERS, "X-Request-ID": request_id, "Cache-Control": "no-store"}
 
 
 class Guard:
-    """ASGI middleware: the headers above, `X-Request-ID`, no caching of results, only hosts that
-    are trusted, and the prefix under which a proxy shows the app.
+    """ASGI middleware that adds the headers above and `X-Request-ID`, keeps results out of caches,
+    answers only trusted hosts, and handles the prefix under which a proxy serves the app.
 
-    What stands in the scope's `state["headers"]` goes with the answer, whatever it becomes.
+    The headers in the scope's `state["headers"]` are sent with any answer, errors included.
     """
 
     def __init__(
@@ -99,11 +99,11 @@ class Guard:
             raise
 
     def _mount(self, scope: Scope) -> None:
-        """Put the prefix where routing expects it, whether or not the proxy has taken it off."""
+        """Put the prefix where routing expects it, whether or not the proxy has removed it."""
         if self.root_path:
             inside = scope["path"].removeprefix(self.root_path) or "/"
             if not inside.startswith("/"):
-                inside = scope["path"]  # /lensless is not in /lens
+                inside = scope["path"]  # /lensless is not under /lens
             scope["path"] = self.root_path + inside
         scope["root_path"] = self.root_path or scope.get("root_path", "")
 
@@ -120,7 +120,7 @@ class Guard:
 
 
 def _request_id(scope: Scope) -> str:
-    """The id that came with the request, if it looks like one; else a new one."""
+    """The id that came with the request, if it looks like one; otherwise a new one."""
     came = Headers(scope=scope).get("x-request-id", "")
     return came if REQUEST_ID.fullmatch(came) else uuid.uuid4().hex
 

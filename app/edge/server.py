@@ -1,10 +1,10 @@
-"""Running the service under uvicorn: deadlines, proxies, and an end that loses no answer.
+"""Runs the service under uvicorn: deadlines, proxies, and a shutdown that finishes its answers.
 
-On SIGTERM or SIGINT: /readyz says 503 (for `drain_delay_s` while requests are still answered, so
-that a load balancer can look elsewhere), no new connection is taken, what runs is finished within
-`drain_s`, what is not finished then gets a 503.
+On SIGTERM or SIGINT, /readyz answers 503. For `drain_delay_s` other requests are still answered, so
+that a load balancer has time to look elsewhere. Then no new connection is accepted, and running
+requests have `drain_s` to finish; the rest get a 503.
 
-Exit status: 0 all was finished, 1 something was cut off, 3 it could not start (port in use).
+Exit status: 0 all requests finished, 1 some were cut off, 3 the start failed (port in use).
 """
 
 import asyncio
@@ -25,14 +25,14 @@ from app.settings import Settings
 
 log = logging.getLogger("cbam_lens")
 CUT_OFF = 1
-# For a model in the midst of a photo, which nothing can interrupt, after its request was cut off.
+# Time for a running forward pass, which nothing can interrupt, after its request was cut off.
 LAST_S = 1.0
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server with our settings, around an app of `create_app`.
+    """uvicorn's server with our settings, for an app made by `create_app`.
 
-    `last_resort` is started when draining begins; further options are those of `uvicorn.Config`.
+    `last_resort` is started when draining begins; `options` go to `uvicorn.Config`.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Server(uvicorn.Server):
             http=Deadlines,
             lifespan="on",
             server_header=False,
-            access_log=self.settings.log_style == "off",  # else there is our own line a request
+            access_log=self.settings.log_style == "off",  # otherwise we log each request ourselves
             timeout_keep_alive=self.settings.keep_alive_s,
             timeout_graceful_shutdown=self.settings.drain_s,
             forwarded_allow_ips=self.settings.forwarded_allow_ips,
@@ -68,13 +68,13 @@ class Server(uvicorn.Server):
 
 
 def serve(app: FastAPI, host: str, port: int) -> None:
-    """Serve until SIGTERM or SIGINT, then leave the process as the module says."""
+    """Serve until SIGTERM or SIGINT, then exit with one of the statuses listed above."""
     settings: Settings = app.state.settings
     limit_s = settings.drain_delay_s + settings.drain_s + LAST_S
     last_resort = threading.Timer(limit_s, _cut_off, (limit_s,))
     last_resort.daemon = True
-    # uvicorn's own handlers go before these. When it has shut down it puts these back and raises
-    # the signal once more, and by default that would end the process with the signal's status.
+    # uvicorn replaces these handlers while it runs. After its shutdown it restores them and raises
+    # the signal again; the default handlers would then end the process with the signal's status.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     server = Server(app, last_resort=last_resort, host=host, port=port)
@@ -85,4 +85,4 @@ def serve(app: FastAPI, host: str, port: int) -> None:
 
 def _cut_off(limit_s: float) -> None:
     log.error("Cut off after %g s: a model still runs.", limit_s)
-    os._exit(CUT_OFF)  # the interpreter's own end would wait for the model's thread
+    os._exit(CUT_OFF)  # a normal exit would wait for the model's thread

@@ -8,7 +8,7 @@ CPU_MAX = Path("/sys/fs/cgroup/cpu.max")  # in a container, that of its own cont
 
 
 def cpu_quota(cpu_max: Path = CPU_MAX) -> float | None:
-    """CPUs that the container's control group allows, 1.5 for instance; None: no limit is known.
+    """The CPUs that the container's control group allows, such as 1.5; None: no known limit.
 
     https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files
     """
@@ -20,9 +20,9 @@ def cpu_quota(cpu_max: Path = CPU_MAX) -> float | None:
 
 
 def model_threads(wanted: int, available: int, quota: float | None) -> int:
-    """Threads for one forward pass: `wanted`; 0: whole CPUs of the quota, and at most `available`.
+    """Threads for one forward pass: `wanted`, or for 0 the quota's whole CPUs, at most `available`.
 
-    More threads than the quota allows are stopped together each period, and wait for each other.
+    With more threads than the quota allows, the kernel pauses all of them in every period.
     """
     if wanted:
         return wanted
@@ -30,7 +30,7 @@ def model_threads(wanted: int, available: int, quota: float | None) -> int:
 
 
 def available_cpus() -> int:
-    """CPUs on which the scheduler may put this process."""
+    """The number of CPUs on which the scheduler may run this process."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""The one place where models run: what there is, who may ask, and the way to the answer."""
+"""The one place where models run: it loads them, takes questions and returns answers."""
 
 import asyncio
 import hashlib
@@ -38,7 +38,7 @@ Asked = tuple[Question, Image.Image]
 
 @dataclass(frozen=True)
 class Answer:
-    """Explanations, and what the request waited for beside the models, in milliseconds."""
+    """Explanations, and the milliseconds that the request spent before it reached the models."""
 
     explanations: list[Explanation]
     waits: dict[str, float]  # "decode", "queue"
@@ -47,11 +47,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class _Key:
-    """What questions have in common that can share a trunk pass."""
+    """What questions must have in common to share a trunk pass."""
 
     models: tuple[str, ...]
     layers: tuple[Layers, ...]
-    alone: object = None  # for a question that must not hold up others
+    alone: object = None  # unique to a costly question, which must not hold up others
 
     @classmethod
     def of(cls, question: Question) -> "_Key":
@@ -61,9 +61,9 @@ class _Key:
 
 
 class Engine:
-    """Models of a service, and the queue before them.
+    """The service's models and the queue in front of them.
 
-    Started and stopped by the app's lifespan; `ready` once every model is loaded and warm, until
+    The app's lifespan starts and stops it. It is `ready` once every model is loaded and warm, until
     it drains.
     """
 
@@ -75,7 +75,7 @@ class Engine:
         if not self.cards:
             raise BadCard(f"No models in {settings.models_folder or 'the package'}.")
         for card in self.cards.values():
-            weights_bytes(card)  # damaged weights end the start, not the first request
+            weights_bytes(card)  # damaged weights fail the start, not the first request
         self.families = by_family(self.cards)
         if settings.family and settings.family not in self.families:
             raise UnknownName.of("family", settings.family, self.families)
@@ -110,18 +110,18 @@ class Engine:
         return self._loaded and not self.draining
 
     async def start(self) -> None:
-        """Begin loading, and begin to serve the queue once that is done."""
+        """Begin to load the models; once they are loaded, serve the queue."""
         self._tasks = [asyncio.create_task(self._serve())]
 
     def drain(self) -> None:
-        """Take no more questions: from now on each gets a 503, and /readyz says so.
+        """Take no more questions: from now on each gets a 503, and so does /readyz.
 
-        What was taken is still answered. `stop` waits for it. Safe in a signal handler.
+        Accepted questions are still answered; `stop` waits for them. Safe in a signal handler.
         """
         self.draining = True
 
     async def stop(self) -> None:
-        """Drain: answer what was taken within `drain_s`, and 503 what is left then."""
+        """Drain: answer accepted questions within `drain_s`, and the rest with a 503."""
         self.drain()
         done = await self.queue.drained(self.settings.drain_s)
         for task in self._tasks:
@@ -131,9 +131,9 @@ class Engine:
             await asyncio.to_thread(threads.shutdown, cancel_futures=not done)  # waits
 
     def chosen(self, names: Sequence[str], family: str | None = None) -> list[Model]:
-        """The models of these names; of the family, by default the default one, if there are none.
+        """The models with these names; without names, those of `family` or of the default family.
 
-        Raises UnknownName, and Busy while loading and while draining.
+        Raises UnknownName, and Busy while the models load and while the service drains.
         """
         if family and family not in self.families:
             raise UnknownName.of("family", family, self.families)
@@ -154,7 +154,7 @@ class Engine:
         alive: Alive,
         trace: Trace | None = None,
     ) -> Answer:
-        """Decode an upload and ask the models about it; `trace` learns how that went.
+        """Decode an upload and ask the models about it; `trace` records the photo and the times.
 
         Raises BadImage, Busy (queue full, stopped), TooSlow.
         """
@@ -184,9 +184,9 @@ class Engine:
 
     @contextmanager
     def _holding(self, photo: Image.Image) -> Iterator[None]:
-        """Count a decoded photo while it waits: a few large ones could fill the memory.
+        """Count a decoded photo's pixels while it waits: a few large photos could fill the memory.
 
-        One alone always may. Raises Busy.
+        A single photo is always allowed. Raises Busy.
         """
         pixels = photo.width * photo.height
         if self._held_pixels and self._held_pixels + pixels > (
@@ -224,12 +224,12 @@ class Engine:
         threads = model_threads(
             self.settings.model_threads, min(available_cpus(), torch.get_num_threads()), cpu_quota()
         )
-        torch.set_num_threads(threads)  # here: OpenMP keeps the number for each thread
+        torch.set_num_threads(threads)  # in this thread: OpenMP keeps one number per thread
         blank = Image.new("RGB", (256, 256), "grey")
         models = [load(card.folder, self.settings.backend) for card in self.cards.values()]
-        # The package's import takes seconds, in which a running service would stutter, and in which
-        # the back ends are made beside it.
-        with suppress(NotAvailable):  # whoever asks for one of its methods is told
+        # The package's import takes seconds. Here it delays no request, and meanwhile another
+        # thread makes the back ends.
+        with suppress(NotAvailable):  # a request for one of its methods reports it
             package()
         for model in models:
             answer(resolve([model]), blank)
@@ -241,7 +241,7 @@ class Engine:
     def _explain_many(
         self, key: Hashable, asked: Sequence[Asked]
     ) -> Sequence[list[Explanation] | Exception]:
-        """Questions of one key. Runs in the model thread."""
+        """Answer questions that share a key. Runs in the model thread."""
         return answer_many(asked)
 
     async def _serve(self) -> None:

@@ -1,10 +1,10 @@
-"""What the engine says when it cannot take a question: the web layer knows its words for it."""
+"""The error of an engine that cannot take a question; the web layer translates it to HTTP."""
 
 from cbam.errors import CBAMLensError
 
 
 class Busy(CBAMLensError):
-    """Not now, but soon."""
+    """The engine cannot take the question now, but may soon."""
 
     def __init__(self, reason: str, detail: str, retry_after_s: int) -> None:
         super().__init__(f"{detail} Try again in {retry_after_s} s.")

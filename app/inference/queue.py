@@ -1,7 +1,8 @@
-"""A bounded queue before the one thread where models run; what fits together shares a run.
+"""A bounded queue in front of the one thread where models run; questions of one key share a run.
 
-An idle thread takes a lone question at once. While a batch runs the queue fills, and the next
-batch takes all that fit it. A batch waits for nobody, unless `wait_s` says so.
+An idle thread takes a single question at once. While a batch runs, the queue fills, and the next
+batch takes all questions that fit together. A batch waits for further questions only if `wait_s`
+is set.
 """
 
 import asyncio
@@ -17,9 +18,9 @@ from app.telemetry.metrics import Metrics
 Q = TypeVar("Q")
 A = TypeVar("A")
 Alive = Callable[[], Awaitable[bool]]  # whether anybody still waits for the answer
-Run = Callable[[Hashable, Sequence[Q]], Sequence[A | Exception]]  # one answer a question
+Run = Callable[[Hashable, Sequence[Q]], Sequence[A | Exception]]  # one answer per question
 
-SWEEP_S = 0.1  # a full queue is searched for clients that went at most this often
+SWEEP_S = 0.1  # shortest time between two searches of a full queue for clients that left
 
 
 class Full(Exception):
@@ -48,8 +49,8 @@ class _Job(Generic[Q, A]):
 class Batcher(Generic[Q, A]):
     """Runs `run(key, questions)` in `thread`, one batch after the other, once `serve` is awaited.
 
-    `run` has an exception for the answer to a question that failed. If it raises instead, each
-    question is run on its own, so that the one that spoils a batch fails alone.
+    `run` returns an exception as the answer to a question that failed. If it raises instead, each
+    question is run on its own, so that only the faulty one fails.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Batcher(Generic[Q, A]):
         self._batch = batch
         self._wait_s = wait_s
         self._deadline_s = deadline_s
-        self._kept = 0  # places of questions that are being made ready
+        self._kept = 0  # places kept for questions that are being prepared
         self._waiting: list[_Job[Q, A]] = []
         self._running: list[_Job[Q, A]] = []
         self._arrived = asyncio.Event()
@@ -78,7 +79,7 @@ class Batcher(Generic[Q, A]):
 
     @property
     def depth(self) -> int:
-        """Questions that wait, those included that are being made ready."""
+        """The number of waiting questions, including those that are being prepared."""
         return self._kept + len(self._waiting)
 
     @property
@@ -89,9 +90,9 @@ class Batcher(Generic[Q, A]):
 
     @asynccontextmanager
     async def place(self) -> AsyncGenerator[None, None]:
-        """Keep a place in the queue while a question is made ready for `ask`. Raises Full.
+        """Keep a place in the queue while a question is prepared for `ask`. Raises Full.
 
-        Whoever got a place is not sent away later, when its photo has been decoded.
+        With a place, nobody is turned away after the photo has been decoded.
         """
         if self.depth >= self._length:
             await self._sweep()
@@ -106,7 +107,7 @@ class Batcher(Generic[Q, A]):
     async def ask(self, key: Hashable, question: Q, alive: Alive) -> tuple[A, float]:
         """The answer, and the seconds for which the question waited in the queue.
 
-        Raises Late, Dropped, and what `run` answered if that is an exception.
+        Raises Late, Dropped, and the exception that `run` gave as the answer, if any.
         """
         answer: asyncio.Future[tuple[A, float]] = asyncio.get_running_loop().create_future()
         job = _Job(key, question, alive, answer, time.perf_counter())
@@ -142,7 +143,7 @@ class Batcher(Generic[Q, A]):
             self._running = []
 
     async def drained(self, limit_s: float) -> bool:
-        """Wait until all is answered, at most `limit_s`; then drop what is not. Whether it was."""
+        """Wait up to `limit_s` for all answers, then drop the rest. True if none was dropped."""
         end = time.monotonic() + limit_s
         while self.owing and time.monotonic() < end:
             await asyncio.sleep(0.01)
@@ -166,7 +167,7 @@ class Batcher(Generic[Q, A]):
                 batch.append(job)
             if len(batch) == self._batch:
                 break
-        batch = [job for job in batch if not job.answer.done()]  # the deadline of one has passed
+        batch = [job for job in batch if not job.answer.done()]  # a deadline may have passed
         for job in batch:
             self._waiting.remove(job)
         return batch
@@ -182,14 +183,14 @@ class Batcher(Generic[Q, A]):
         return alive
 
     async def _sweep(self) -> None:
-        """Free the places of clients that went."""
+        """Free the places of clients that left."""
         if time.monotonic() - self._swept_at >= SWEEP_S:
             self._swept_at = time.monotonic()
             for job in list(self._waiting):
                 await self._wanted(job)
 
     def _drop(self, job: _Job[Q, A], reason: str) -> None:
-        """End a job that no longer needs an answer. What runs already goes on, for nobody."""
+        """End a job that no longer needs an answer. If it is running, its result is discarded."""
         if job in self._waiting:
             self._waiting.remove(job)
             self._metrics.dropped.labels(reason).inc()
@@ -197,7 +198,7 @@ class Batcher(Generic[Q, A]):
             job.answer.set_exception(Dropped(reason))
 
     def _answers(self, jobs: Sequence[_Job[Q, A]]) -> Sequence[A | Exception]:
-        """One answer a job. Runs in the thread."""
+        """One answer per job. Runs in the thread."""
         try:
             return self._run(jobs[0].key, [job.question for job in jobs])
         except Exception as error:
@@ -207,7 +208,7 @@ class Batcher(Generic[Q, A]):
 
 
 def _deliver(job: _Job[Q, A], answer: A | BaseException, started: float) -> None:
-    """Hand a job its answer, unless it has given up meanwhile."""
+    """Give a job its answer, unless it has ended meanwhile."""
     if job.answer.done():
         return
     if isinstance(answer, StopIteration):  # a future refuses it

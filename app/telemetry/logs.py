@@ -1,4 +1,4 @@
-"""Logs for people or, as JSON lines, for machines. Never what a photo shows, nor its name."""
+"""Logs as text for people or JSON for machines. They never tell a photo's content or file name."""
 
 import json
 import logging
@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 
 LOGGER = "cbam_lens"
 HANDLER = "cbam_lens.stderr"
-# Control characters and whatever else ends a line somewhere, escaped as Python does.
+# Control characters and all other line endings, escaped the way Python writes them.
 ESCAPED = {n: repr(chr(n))[1:-1] for n in (*range(32), *range(127, 160), 0x2028, 0x2029)}
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a record: time, level, message, and the fields given as `extra`."""
+    """One JSON object per record: time, level, message, and the fields given as `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -30,8 +30,8 @@ class JsonLines(logging.Formatter):
 class Plain(logging.Formatter):
     """`12:00:00 info request route=/api/v1/explain status=200 ms=41.3 ...`
 
-    A record is one line; only an error's traceback follows below, indented, so that no line of it
-    can pass for a record.
+    Each record is one line. Only an error's traceback adds more; its lines are indented, so that
+    none of them looks like a record.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Plain(logging.Formatter):
 
 
 class _Stderr(logging.Handler):
-    """To whatever stderr is at that moment: tests and servers change it."""
+    """Writes to the current sys.stderr, looked up each time: tests and servers replace it."""
 
     def emit(self, record: logging.LogRecord) -> None:
         sys.stderr.write(self.format(record) + "\n")
@@ -57,7 +57,7 @@ class _Stderr(logging.Handler):
 def configure(style: str) -> None:
     """Write our log to stderr, "plain" or as "json" lines; "off" leaves logging to the host.
 
-    Doing it again replaces what it did before.
+    A second call replaces the first.
     """
     log = logging.getLogger(LOGGER)
     for handler in [each for each in log.handlers if each.get_name() == HANDLER]:

@@ -1,16 +1,16 @@
-"""What the service counts, for Prometheus: one registry an app, so that two in a process differ."""
+"""The service's Prometheus metrics. Each app has its own registry, so two can share a process."""
 
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
-# From a tiny network's head to the deadline; the usual ones end at 10 s.
+# From a tiny network's head to the deadline; Prometheus's default buckets end at 10 s.
 SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 
 class Metrics:
-    """Counters, histograms and gauges. Labels take few values, none of them from outside."""
+    """Counters, histograms and gauges. Labels take few values, and none comes from a client."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -52,10 +52,10 @@ class Metrics:
             registry=self.registry,
         )
         for reason in ("gone", "late", "stopped"):
-            self.dropped.labels(reason)  # a rate needs the zero before the first one
+            self.dropped.labels(reason)  # without a zero, a rate misses the first one
 
     def watch(self, name: str, text: str, value: Callable[[], float]) -> None:
-        """A gauge that asks `value` whenever it is read."""
+        """Add a gauge that calls `value` whenever it is read."""
         Gauge(name, text, registry=self.registry).set_function(value)
 
     def _seconds(self, name: str, text: str, label: str) -> Histogram:

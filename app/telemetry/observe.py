@@ -1,4 +1,4 @@
-"""What happened to each request: counted, timed, and written to the log as one line."""
+"""Counts and times each request and writes it to the log as one line."""
 
 import logging
 import time
@@ -20,12 +20,12 @@ STAGES = ("decode", "queue", "trunk", "head", "encode")
 
 @dataclass
 class Trace:
-    """What is known of one request. Whoever handles it writes here; log and metrics read."""
+    """What is known about one request. Its handlers write this; the log and the metrics read it."""
 
     started: float = field(default_factory=time.perf_counter)
     stages: dict[str, float] = field(default_factory=dict)  # seconds
-    answered: float | None = None  # when the models' answer was there to be encoded
-    format: str = ""  # of the photo, by content
+    answered: float | None = None  # when the models' answer was ready to be encoded
+    format: str = ""  # the photo's, by its content
     sha256: str = ""  # of the photo's file
 
     @classmethod
@@ -45,7 +45,7 @@ class Trace:
 
 
 class Observe:
-    """ASGI middleware, the outermost: errors and refusals of those inside are seen too."""
+    """The outermost ASGI middleware, so it also sees the errors and refusals of the inner ones."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app = app
@@ -56,7 +56,7 @@ class Observe:
             await self.app(scope, receive, send)
             return
         trace = Trace.of(scope)
-        status = 499  # gone before there was an answer; nginx's number for it
+        status = 499  # the client left before the answer; nginx uses this number
         received = sent = 0
 
         async def counted() -> Message:
@@ -96,7 +96,7 @@ class Observe:
         reason = ""
         if status >= 400:
             reason = scope["state"].get("reason") or STATUSES.get(status, OTHER).reason
-        if reason and route != "/readyz":  # a probe that asks too early was not refused anything
+        if reason and route != "/readyz":  # a probe before the start is no rejection
             self.metrics.rejections.labels(reason).inc()
         fields = {
             "request_id": scope["state"].get("request_id", ""),
@@ -116,7 +116,7 @@ class Observe:
 
 
 def template(scope: Scope) -> str:
-    """The route as it is declared, never the path that was asked for: `/api/v1/explain`."""
+    """The route as declared, such as `/api/v1/explain`, never the requested path."""
     path = getattr(scope.get("route"), "path", None)  # set by FastAPI once it has found the route
     if path:
         return str(path)
