@@ -1,4 +1,4 @@
-"""`python -m app.cli`: the command without its script."""
+"""`python -m app.cli`: the command without its installed script."""
 
 from app.cli.main import main
 

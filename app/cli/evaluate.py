@@ -40,7 +40,7 @@ def evaluate(
 ) -> None:
     """Measure models: accuracy on --val and --boxed, and where the maps point on --boxed.
 
-    Of several models that know the same classes, the differences are measured photo by photo.
+    Models that know the same classes are also compared photo by photo.
     """
     if boxed is not None and boxes is None and boxed.suffix != ".parquet":
         raise OptionClash("--boxed needs --boxes: the CSV file with the object boxes.")

@@ -1,4 +1,4 @@
-"""The command `cbam-lens`: one file a command; this one puts them together."""
+"""The command `cbam-lens`: each subcommand has its own file; this one puts them together."""
 
 import typer
 from rich.console import Console
@@ -30,7 +30,7 @@ def version() -> None:
 
 
 def main() -> None:
-    """Run the command; an error of ours is a sentence on stderr and exit status 1."""
+    """Run the command. Our own errors are one sentence on stderr, with exit status 1."""
     try:
         app()
     except CBAMLensError as error:

@@ -28,7 +28,7 @@ MEASURES = {
 def list_models(
     markdown: Annotated[bool, typer.Option("--markdown", help="as the README shows it")] = False,
 ) -> None:
-    """All bundled models with what was measured of them, a line each."""
+    """All bundled models with their measured results, one line each."""
     rows: list[list[str]] = []
     cards = available()
     for names in by_family(cards).values():
@@ -36,7 +36,7 @@ def list_models(
         for card in members:
             classes = str(len(card.labels))
             rows.append([card.name, card.attention, classes, *_measured(card.metrics)])
-        # What an answer that knows nothing of the photo gets on the same boxes.
+        # A baseline that never sees the photo, on the same boxes.
         blind = {"boxed": members[0].metrics.get("boxed_baseline", {})}
         rows.append(["centre, uniform map, whole view", "", "", *_measured(blind, "")])
     titles = ["model", "attention", "classes", *MEASURES]

@@ -17,10 +17,10 @@ def serve(
         str, typer.Option(envvar="CBAM_LENS_BACKEND", help=f"what runs the networks: {RUNNERS}")
     ] = AUTO,
 ) -> None:
-    """Start the page and the API. Settings: environment variables CBAM_LENS_*.
+    """Start the page and the API. Settings are environment variables CBAM_LENS_*.
 
-    SIGTERM and Ctrl-C let what runs finish. Exit status: 0 it did, 1 it was cut off after
-    CBAM_LENS_DRAIN_S seconds, 3 the port could not be had.
+    SIGTERM and Ctrl-C let running requests finish. Exit status: 0 all finished, 1 some were cut off
+    after CBAM_LENS_DRAIN_S seconds, 3 the start failed (port in use).
     """
     from app.edge.server import serve as serve_until_stopped
     from app.main import create_app

@@ -30,7 +30,7 @@ def train(
         bool, typer.Option("--compile", help="with torch.compile; on a CPU the attention alone")
     ] = False,
 ) -> None:
-    """Train a family, one member after the other; resumes where it was stopped. Extra: train."""
+    """Train a family, one member after the other; resumes where it stopped. Extra: train."""
     try:
         from cbam.training.loop import train as train_one
     except ImportError as error:

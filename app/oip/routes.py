@@ -6,12 +6,12 @@
     GET  /v2/models/NAME/ready
     POST /v2/models/NAME/infer        one image -> probabilities (1, classes), heatmap (1, h, w)
 
-`NAME` may be followed by `/versions/VERSION`. The image is a tensor called "image": BYTES of shape
-[1], base64 of a JPEG, PNG or WebP file; or pixels [1, H, W, 3], RGB, UINT8 or FP32 in [0, 1]. Its
-data may follow the JSON as bytes, then a file as it is; answers are JSON alone. Beside the two
-outputs above there are "labels" and every gate's map, such as "layer4.1.spatial"; a request that
-names none under "outputs" gets all of them. "parameters" are `target`, `method` and `layer` as of
-/api/v1/explain.
+`NAME` may be followed by `/versions/VERSION`. The image is a tensor called "image": either BYTES of
+shape [1], which hold a JPEG, PNG or WebP file as base64 text, or RGB pixels [1, H, W, 3], UINT8 or
+FP32 in [0, 1]. Its data may also follow the JSON as raw bytes; a file is then sent without base64.
+Answers are always JSON. Besides the two outputs above there are "labels" and every gate's map, such
+as "layer4.1.spatial"; a request that names none under "outputs" gets all of them. "parameters" are
+`target`, `method` and `layer`, as in /api/v1/explain.
 
     curl localhost:8000/v2/models/resnet18-cbam-tiny-imagenet/infer -d '{"inputs": [{"name":
         "image", "shape": [1], "datatype": "BYTES", "data": ["'$(base64 -w0 photo.jpg)'"]}]}'
@@ -36,7 +36,7 @@ from cbam.model import Model
 
 
 class _Route(APIRoute):
-    """Errors in the protocol's shape: `{"error": "what came, what would work"}`."""
+    """Errors in the protocol's format: `{"error": "what came, what would work"}`."""
 
     def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
         handle = super().get_route_handler()
@@ -60,7 +60,7 @@ oip = APIRouter(
 
 @oip.get("")
 async def server() -> protocol.Server:
-    """Who answers."""
+    """The server's name and version."""
     return protocol.Server(name="cbam-lens", version=__version__, extensions=[])
 
 
@@ -72,9 +72,9 @@ async def live() -> dict[str, bool]:
 
 @oip.get("/health/ready")
 async def ready(request: Request) -> dict[str, bool]:
-    """All models are loaded and warm; 503 before, and while the service drains.
+    """All models are loaded and warm; 503 before that and while the service drains.
 
-    The specification calls the value "live", its servers and clients "ready".
+    The specification calls the value "live"; servers and clients in use call it "ready".
     """
     ready_engine(request)
     return {"live": True, "ready": True}

@@ -1,8 +1,8 @@
 """The Open Inference Protocol's JSON: from a request's tensor to a photo, from maps to tensors.
 
-https://github.com/kserve/open-inference-protocol, version 2, REST. Numbers travel as JSON, row by
-row; those of a request may be nested, or follow the JSON as they lie in memory, as in the binary
-tensor data extension, which the protocol's clients use unless told not to.
+https://github.com/kserve/open-inference-protocol, version 2, REST. Numbers are sent as JSON, row by
+row. A request may also nest them, or send them as raw bytes after the JSON: that is the binary
+tensor data extension, which the protocol's clients use by default.
 """
 
 import base64
@@ -25,13 +25,13 @@ INPUT = "image"
 PROBABILITIES, HEATMAP, LABELS = "probabilities", "heatmap", "labels"
 PLATFORM = "pytorch_safetensors"
 JSON_LENGTH = "Inference-Header-Content-Length"  # a header: where binary data begin
-# By type: what kinds of numbers JSON may hold (NumPy's letters), the largest, and their bytes.
+# By type: the kinds of numbers that JSON may hold (NumPy's letters), the largest, their bytes.
 NUMBERS = {"UINT8": ("iu", 255, "<u1"), "FP32": ("iuf", 1, "<f4")}
 Size = Annotated[int, Field(ge=0)]
 
 
 class BadRequest(CBAMLensError):
-    """What came is no request of the protocol, or its tensor is no photo."""
+    """The body is not a request of this protocol, or its tensor is not a photo."""
 
 
 class TensorInfo(BaseModel):
@@ -49,7 +49,7 @@ class Tensor(TensorInfo):
 
 
 class InputParameters(BaseModel):
-    """What a request says of its tensor; all else is other servers' business."""
+    """What a request says about its tensor. Parameters for other servers are ignored."""
 
     binary_data_size: Size | None = None  # bytes after the JSON; None: the data are in it
 
@@ -65,7 +65,7 @@ class InputTensor(BaseModel):
 
 
 class OutputName(BaseModel):
-    """One output that is asked for."""
+    """One requested output."""
 
     name: str
 
@@ -78,7 +78,7 @@ class Parameters(BaseModel):
     target: int | str | None = None
     method: str = "gradcam"
     layer: str | None = None
-    binary_data_output: bool = False  # Triton's clients say it; the answer is JSON all the same
+    binary_data_output: bool = False  # Triton's clients send it; the answer is JSON anyway
 
 
 class InferRequest(BaseModel):
@@ -109,7 +109,7 @@ class ModelMetadata(BaseModel):
 
 
 class InferResponse(BaseModel):
-    """Answer of /infer. Without an `id` in the request there is none here."""
+    """Answer of /infer. It has an `id` only if the request had one."""
 
     model_name: str
     model_version: str
@@ -146,8 +146,8 @@ def metadata(model: Model) -> ModelMetadata:
 def parse(body: bytes, json_bytes: str | None = None) -> tuple[InferRequest, bytes]:
     """A request's JSON, and the photo in it as a file's bytes.
 
-    `json_bytes` is the JSON's length as a header says it, if binary data follow. Raises
-    BadRequest if it is no such request, or its tensor no photo.
+    `json_bytes` is the JSON's length as given in a header, if binary data follow. Raises
+    BadRequest if the body is not such a request, or its tensor not a photo.
     """
     end = len(body) if json_bytes is None else _length(json_bytes)
     if not 0 <= end <= len(body):
@@ -161,12 +161,12 @@ def parse(body: bytes, json_bytes: str | None = None) -> tuple[InferRequest, byt
 
 
 def _length(text: str) -> int:
-    """A header's number; -1 if it is none that a body could have."""
+    """A header's number; -1 if no body could have that length."""
     return int(text) if text.isdecimal() and len(text) < 20 else -1
 
 
 def wanted(asked: InferRequest, model: Model) -> list[str]:
-    """Names of the outputs that are asked for, by default all. Raises BadRequest for others."""
+    """Names of the requested outputs, by default all. Raises BadRequest for unknown ones."""
     known = [output.name for output in metadata(model).outputs]
     names = list(dict.fromkeys(output.name for output in asked.outputs)) or known
     for name in names:
@@ -180,7 +180,7 @@ def wanted(asked: InferRequest, model: Model) -> list[str]:
 def response(
     asked: InferRequest, model: Model, names: Sequence[str], explanation: Explanation
 ) -> str:
-    """The answer with these outputs, as JSON. The explanation has every class's probability."""
+    """The answer with these outputs, as JSON. `explanation` must hold every class."""
     answer = InferResponse(
         model_name=model.name,
         model_version=version(model),
@@ -216,7 +216,7 @@ def _output(name: str, model: Model, explanation: Explanation) -> Tensor:
 
 
 def _photo(tensor: InputTensor, binary: bytes) -> bytes:
-    """The one image of a tensor, as a file: what came in BYTES, else a PNG of the pixels."""
+    """The tensor's one image as a file's bytes: those sent as BYTES, or a PNG of the pixels."""
     size = tensor.parameters.binary_data_size
     if size is not None and size != len(binary):
         raise BadRequest(f"The input says {size:,} bytes of binary data; {len(binary):,} came.")
@@ -233,7 +233,7 @@ def _photo(tensor: InputTensor, binary: bytes) -> bytes:
 
 
 def _file(tensor: InputTensor) -> bytes:
-    """The bytes behind the one base64 text of a BYTES tensor."""
+    """The file's bytes from the one base64 text of a BYTES tensor."""
     text = tensor.data
     while isinstance(text, list) and len(text) == 1:
         text = text[0]
@@ -246,9 +246,9 @@ def _file(tensor: InputTensor) -> bytes:
 
 
 def _element(binary: bytes) -> bytes:
-    """The one element of a binary BYTES tensor: its length in four bytes, and itself."""
+    """The one element of a binary BYTES tensor, which begins with its length in four bytes."""
     if len(binary) < 4 or int.from_bytes(binary[:4], "little") != len(binary) - 4:
-        raise BadRequest("Binary BYTES are one image file: its length in 4 bytes, then it.")
+        raise BadRequest("Binary BYTES hold one image file: its length in 4 bytes, then the file.")
     return binary[4:]
 
 
@@ -267,20 +267,20 @@ def _pixels(tensor: InputTensor, data: Any) -> np.ndarray[Any, np.dtype[np.uint8
             f"The data are not the {math.prod(shape):,} {tensor.datatype} numbers of the shape "
             f"{shape}.",
         )
-    if not (values.min() >= 0 and values.max() <= most):  # NaN is neither
+    if not (values.min() >= 0 and values.max() <= most):  # NaN fails both
         raise BadRequest(f"The data of a {tensor.datatype} image go from 0 to {most}.")
     levels = values if most == 255 else np.rint(values * 255)
     return levels.astype(np.uint8).reshape(shape[1:])
 
 
 def _png(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
-    """Without loss, so that pixels go the way of every upload, its limits included."""
+    """The pixels as a lossless PNG, so that they pass the same limits and steps as any upload."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
 def _sentence(finding: Any) -> str:
-    """One of pydantic's findings, without what came: that may be megabytes."""
+    """One of pydantic's findings as a sentence, without the input: that may be megabytes."""
     place = ".".join(str(part) for part in finding["loc"])[:80] or "The body"
     return f"{place}: {finding['msg'][:200]}."

@@ -1,4 +1,4 @@
-"""The shapes of the answers: JSON for the API, and the same values for the page."""
+"""The types of the answers: JSON for the API, and the same values for the page."""
 
 import base64
 from dataclasses import asdict
@@ -51,11 +51,11 @@ class ClassMap(BaseModel):
     map: Map
 
 
-Gate = list[float] | Map  # one value a channel; or along the axes that its kind has
+Gate = list[float] | Map  # one value per channel, or a map along its kind's axes
 
 
 class BlockMaps(BaseModel):
-    """The gates of one block; null where its attention has no such gate. Others by their kind."""
+    """One block's gates, by kind. "channel" and "spatial" are null if it has no such gate."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Gate]
@@ -84,7 +84,7 @@ class Timing(BaseModel):
 
 
 class Word(BaseModel):
-    """An everyday word and the summed probability of its classes: cat for five of ImageNet's."""
+    """An everyday word and its classes' summed probability; "cat" has five ImageNet classes."""
 
     word: str
     probability: float
@@ -123,7 +123,7 @@ class ModelExplanation(BaseModel):
 
 
 class ImageInfo(BaseModel):
-    """The photo as it was understood."""
+    """The photo as it was decoded."""
 
     width: int
     height: int
@@ -131,7 +131,7 @@ class ImageInfo(BaseModel):
 
 
 class Target(BaseModel):
-    """A class or word that every heat map explains, or contrasts the explained one with."""
+    """A class or word: the one that every heat map explains, or one it is contrasted with."""
 
     index: int = Field(description="of a word: the class of it that the first model prefers")
     label: str

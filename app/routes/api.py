@@ -31,14 +31,14 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     for code, status in STATUSES.items()
     if status.description
 }
-HIDDEN = ("api_keys", "trusted_hosts", "forwarded_allow_ips")  # settings that concern nobody else
+HIDDEN = ("api_keys", "trusted_hosts", "forwarded_allow_ips")  # settings that clients must not see
 PNG: dict[str, Any] = {"description": "a picture", "content": {"image/png": {}}}
-lists = APIRouter(prefix="/api/v1", tags=["v1"])  # what there is: open to everybody
-api = APIRouter(prefix="/api/v1", tags=["v1"])  # what asks the models: guarded where it is included
+lists = APIRouter(prefix="/api/v1", tags=["v1"])  # lists: open to everybody
+api = APIRouter(prefix="/api/v1", tags=["v1"])  # questions to the models: guarded in create_app
 
 
 async def built(request: Request, build: Callable[[], BaseModel | Image.Image]) -> Response:
-    """What `build` makes as JSON, or as a PNG without metadata; all of it off the event loop."""
+    """The result of `build` as JSON or as a PNG without metadata, made off the event loop."""
 
     def response() -> Response:
         made = build()
@@ -54,7 +54,7 @@ async def built(request: Request, build: Callable[[], BaseModel | Image.Image]) 
 
 @lists.get("/models", responses={503: PROBLEMS[503]})
 async def models(request: Request) -> answers.Models:
-    """Families and models: what they know, how good they are, whose data and which licence."""
+    """Families and models: their classes, measured quality, training data and licence."""
     engine = engine_of(request)
     loaded = engine.chosen(list(engine.cards))
     return answers.Models(
@@ -79,7 +79,7 @@ async def methods() -> answers.Methods:
 
 @lists.get("/limits")
 async def limits(request: Request) -> dict[str, Any]:
-    """What the service accepts, as it is set."""
+    """What the service accepts, according to its settings."""
     hidden = {"models_folder", "family", "root_path", *HIDDEN}
     return {"formats": TITLES, **settings_of(request).model_dump(exclude=hidden)}
 

@@ -66,7 +66,7 @@ def photo_of(upload: Upload) -> bytes:
 
 
 async def ask_about(request: Request, image: bytes, fields: F) -> Asked[F]:
-    """Ask the models that `fields` name about `image`: here names become a question, once."""
+    """Ask the models that `fields` name about `image`. Only here, names become a question."""
     engine, top_k_max = engine_of(request), settings_of(request).top_k_max
     options = fields.options()
     if options.top_k > top_k_max:
@@ -76,7 +76,7 @@ async def ask_about(request: Request, image: bytes, fields: F) -> Asked[F]:
 
 
 async def answer_to(request: Request, image: bytes, question: Question) -> Answer:
-    """The models' answer, for as long as the client waits for it."""
+    """The models' answer; a question whose client has left is dropped."""
 
     async def alive() -> bool:
         return not await request.is_disconnected()

@@ -10,13 +10,13 @@ from cbam.errors import UnknownName
 from cbam.explain.question import Options
 from cbam.images.formats import EITHER
 
-# In a form, a text that is not given is an empty one.
+# In a form, an empty text means that none was given.
 Text = Annotated[str, Field(max_length=200)]
-LayersText = Annotated[str, Field(max_length=500)]  # all blocks of a ResNet-101 have room in it
+LayersText = Annotated[str, Field(max_length=500)]  # long enough to name all blocks of a ResNet-101
 
 
 class Fields(BaseModel):
-    """Fields that every route has. A field that no route knows is an error, not ignored."""
+    """Fields that every route has. An unknown field is an error, not ignored."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,7 +41,7 @@ class Fields(BaseModel):
         return self.models
 
     def options(self) -> Options:
-        """What the engine is to do; here its defaults."""
+        """The options for the engine; here the defaults."""
         return Options()
 
 
@@ -112,14 +112,14 @@ class HeatmapFields(TargetFields):
     def wanted(self, default_family: list[str]) -> list[str]:
         named = [self.model] if self.model else self.models
         if len(named) > 1:
-            raise UnknownName(f"One model a heat map; {len(named)} are named.")
+            raise UnknownName(f"A heat map shows one model; {len(named)} are named.")
         return named or ([] if self.family else default_family[-1:])
 
 
 class PageFields(ExplainFields):
-    """POST / of the page: a photo of the gallery may stand for an upload."""
+    """POST / of the page, where a gallery photo can replace the upload."""
 
-    top_k: int = Field(10, ge=1)  # as many classes can be switched to without asking again
+    top_k: int = Field(10, ge=1)  # the page switches between this many classes without asking again
     photo: Text = Field("", description="file name of a gallery photo; goes before an upload")
 
     def options(self) -> Options:

@@ -1,4 +1,4 @@
-"""For whoever runs it: alive, ready, documented."""
+"""Routes for operators: health, readiness, metrics and documentation."""
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
@@ -17,7 +17,7 @@ async def healthz() -> dict[str, str]:
 
 @ops.get("/readyz")
 async def readyz(request: Request) -> dict[str, object]:
-    """The models are loaded and warm; 503 before, and while the service drains."""
+    """The models are loaded and warm; 503 before that and while the service drains."""
     return {"status": "ready", "models": list(ready_engine(request).models)}
 
 
@@ -30,6 +30,6 @@ async def metrics(request: Request) -> Response:
 
 @ops.get("/docs")
 async def docs(request: Request) -> HTMLResponse:
-    """The API's documentation, from this server alone."""
+    """The API's documentation, all of it served from here."""
     root = request.scope.get("root_path", "").rstrip("/")
     return HTMLResponse(request.app.state.templates.get_template("docs.html").render(root=root))

@@ -45,11 +45,11 @@ def gallery(static: Path) -> list[dict[str, Any]]:
 
 @pages.get("/")
 async def page(request: Request) -> HTMLResponse:
-    """The page, with the answer for `?photo=` of the gallery; without one, with an example."""
+    """The page with the answer for the gallery photo `?photo=`, by default with an example."""
     known = {
         name: request.query_params.getlist(name)
         for name in request.query_params
-        if name in PageFields.model_fields  # whatever else a shared link has picked up is no matter
+        if name in PageFields.model_fields  # ignore what else a shared link picked up
     }
     try:
         await admit(request)
@@ -70,13 +70,13 @@ async def answer(request: Request) -> HTMLResponse:
 
 
 async def _answer(request: Request, upload: Upload, asked: bool = True) -> HTMLResponse:
-    """The page for these fields; without a photo in them if none was `asked` about."""
+    """The page for these fields; with an example if no photo was `asked` about."""
     fields = PageFields()
     try:
         fields = PageFields.model_validate(PageFields.values(upload))
         if not asked:
             return await _example(request, fields)
-        # Only a pressed gallery button sends `photo`: it goes before a file that is still chosen.
+        # Only a pressed gallery button sends `photo`, so it takes precedence over a chosen file.
         image = _gallery_photo(request, fields.photo) if fields.photo else None
         answer = await ask_about(request, image or photo_of(upload), fields)
         parts = _parts(request)
@@ -87,7 +87,7 @@ async def _answer(request: Request, upload: Upload, asked: bool = True) -> HTMLR
 
 
 async def _example(request: Request, fields: PageFields) -> HTMLResponse:
-    """The page with the answer for the gallery's first photo, made once a family and kept."""
+    """The page with the answer for the gallery's first photo, made once per family and kept."""
     engine = engine_of(request)
     if not engine.ready:
         return await _rendered(request, fields)
@@ -111,7 +111,7 @@ def _gallery_photo(request: Request, name: str) -> bytes:
 
 
 def _parts(request: Request) -> frozenset[str]:
-    """What was asked for: "page" and "photo", or as the header X-Fragment says."""
+    """The requested parts: those in the header X-Fragment, by default "page" and "photo"."""
     asked = request.headers.get(FRAGMENT) if request.method == "POST" else None
     return frozenset(part.strip() for part in (asked or "page, photo").split(","))
 
@@ -187,7 +187,7 @@ def _form(request: Request, chosen: str) -> dict[str, Any]:
 
 
 def _gallery(request: Request, family: str) -> list[dict[str, Any]]:
-    """The gallery's photos, with the names of this family that fit, and who misses them."""
+    """The gallery's photos, each with the family's labels for it and the models that miss it."""
     engine = engine_of(request)
     members = engine.families[family]
     card = engine.cards[members[0]]
@@ -203,8 +203,8 @@ def _gallery(request: Request, family: str) -> list[dict[str, Any]]:
 
 
 def _shown(asked: Asked[PageFields], parts: frozenset[str]) -> dict[str, Any]:
-    """The answer, with the pictures among these parts; those of the maps go with the whole page,
-    for readers without JavaScript."""
+    """The answer with the pictures that `parts` ask for. Only the whole page has pictures of the
+    maps, for readers without JavaScript."""
     explanations = asked.answer.explanations
     result: dict[str, Any] = {
         "explained": answers.explained(asked.answer),
@@ -218,7 +218,7 @@ def _shown(asked: Asked[PageFields], parts: frozenset[str]) -> dict[str, Any]:
         shown = explanations[0].photo.copy()
         shown.thumbnail((SHOWN_PX, SHOWN_PX))
         result["shown_size"] = shown.size
-        if not asked.fields.photo:  # the gallery's have an address
+        if not asked.fields.photo:  # gallery photos have a URL
             result["photo_uri"] = _uri(shown, "JPEG")
     if "page" in parts:
         result["overlays"] = [_uri(_overlay(each, shown), "JPEG") for each in explanations]
@@ -233,9 +233,9 @@ def _overlay(explanation: Explanation, shown: Image.Image) -> Image.Image:
 
 
 def _gates(explanation: Explanation, pictures: bool) -> list[dict[str, Any]]:
-    """Each block's gates as they are drawn: over places on the view, over channels as bars.
+    """Each block's gates as they are drawn: planes over the view, vectors as bars.
 
-    With `pictures` for readers without JavaScript.
+    `pictures` adds pictures for readers without JavaScript.
     """
     view = explanation.view
     tile = explanation.photo.crop((view.x0, view.y0, view.x1, view.y1)).resize((112, 112))

@@ -23,18 +23,18 @@ class Upload:
 
 
 class _InMemory(MultiPartParser):
-    """Never spools to disk: the body limit keeps it small."""
+    """A parser that never spools to disk: the body limit keeps a form small."""
 
     spool_max_size = 1 << 40
 
     def close(self) -> None:
-        """Let go of all files, those of a part that broke off included."""
+        """Close all files, including those of a part that broke off."""
         for file in self._files_to_close_on_error:
             file.close()
 
 
 async def read_upload(request: Request, settings: Settings) -> Upload:
-    """The request's form, query parameters counted as fields.
+    """The request's form, with query parameters as further fields.
 
     Raises HTTPException 400 (broken form, several files), 408 (too slow), 413 (too large), 415 (not
     a form).
@@ -65,7 +65,7 @@ async def read_upload(request: Request, settings: Settings) -> Upload:
 
 
 async def read_body(request: Request, settings: Settings) -> bytes:
-    """The whole body of a request that is no form, within the limits of one.
+    """The whole body of a request that is not a form, within the same limits.
 
     Raises HTTPException 400 (broke off), 408 (too slow), 413 (too large).
     """
@@ -91,7 +91,7 @@ async def _parsed(parser: MultiPartParser, timeout_s: float) -> FormData:
         raise HTTPException(
             408,
             f"The upload took more than {timeout_s:g} s. Send a smaller photo.",
-            {"Connection": "close"},  # the rest of the body is not waited for
+            {"Connection": "close"},  # do not wait for the rest of the body
         ) from error
     except ClientDisconnect as error:
         raise HTTPException(400, "The upload broke off.") from error  # nobody is left to read it
@@ -125,7 +125,7 @@ async def _contents(form: FormData) -> tuple[bytes | None, dict[str, list[str]]]
 
 
 async def _limited(request: Request, limit: int, limit_mb: float) -> AsyncGenerator[bytes, None]:
-    """The body's chunks. Raises HTTPException 413 at once, or at the first byte too many."""
+    """The body's chunks. Raises HTTPException 413 as soon as the body is known to be too large."""
     too_large = HTTPException(
         413, f"The body is larger than {limit_mb:g} MiB. Send a smaller photo."
     )
