@@ -36,15 +36,18 @@ class UnknownName(CBAMLensError):
 
 
 class OptionClash(CBAMLensError):
-    """Options that exist, but cannot be used together. The message says which would go."""
+    """Options that exist, but cannot be used together. The message says what would work."""
 
 
 class CannotCut(CBAMLensError):
-    """A layer that a path from the image leads around: behind it there are no trunk and head."""
+    """A layer that a path from the image bypasses, so that the network cannot be cut behind it."""
 
 
 class NotAvailable(CBAMLensError):
-    """It exists, but not on this machine. The message says what is missing and how to get it."""
+    """Something that exists, but cannot be used on this machine.
+
+    The message says what is missing and how to get it.
+    """
 
     @classmethod
     def extra(cls, what: str, extra: str, missing: object) -> "NotAvailable":
@@ -56,7 +59,7 @@ class NotAvailable(CBAMLensError):
 
 
 class MissingFile(CBAMLensError):
-    """A file or folder that is not there, or holds nothing of what is wanted."""
+    """A file or folder that is not there, or does not hold what is wanted."""
 
 
 class BadCard(CBAMLensError):
@@ -72,7 +75,7 @@ class BadData(CBAMLensError):
 
 
 class TooSlow(CBAMLensError):
-    """A method of many passes gave up: it would have taken longer than it was allowed to."""
+    """A method with many passes gave up because its time was over."""
 
 
 class BadImage(CBAMLensError):

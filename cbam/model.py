@@ -28,9 +28,9 @@ CUTS_KEPT = 64  # a model's cuts; anyone may ask for any set of layers
 class Model:
     """A network with its card. Safe to share between threads: explaining changes nothing on it.
 
-    `backend` is a name in BACKENDS, or "auto": what runs the network up to its last block; the
-    attribute `backend` says which one it became. Up to earlier blocks it runs eagerly. Raises
-    UnknownName for a back end that there is not, NotAvailable for one that this machine lacks.
+    `backend`, a name in BACKENDS or "auto", runs the network up to its last block; the attribute
+    `backend` says which one was chosen. Up to earlier blocks, "eager" runs it. Raises UnknownName
+    for an unknown back end, NotAvailable for one that this machine lacks.
     """
 
     def __init__(self, card: Card, network: nn.Module, backend: str = EAGER) -> None:
@@ -41,7 +41,7 @@ class Model:
         self._folded: Folded = {}  # shared by all cuts
         cut = cut_at(self.network, self.layers[-1])
         self._wait = begin(cut, backend, card.preprocess.size_px, self._folded)
-        self._cuts: OrderedDict[Layers, Cut] = OrderedDict()  # last used last
+        self._cuts: OrderedDict[Layers, Cut] = OrderedDict()  # the most recently used comes last
         self._lock = threading.Lock()
 
     @property
@@ -108,7 +108,7 @@ def compare(
 
 
 def open_photo(photo: str | Path | bytes | Image.Image) -> Image.Image:
-    """Whatever holds a photo -> upright RGB. Raises BadImage."""
+    """A photo (a path, a file's bytes or a PIL image) -> upright RGB. Raises BadImage."""
     if isinstance(photo, Image.Image):
         return upright_rgb(photo)
     if not isinstance(photo, bytes):
@@ -120,7 +120,7 @@ def open_photo(photo: str | Path | bytes | Image.Image) -> Image.Image:
 
 
 def load(name: str | Path, backend: str = EAGER) -> Model:
-    """A model by the name of a bundled one, or by the folder of a card, to run in `backend`.
+    """A bundled model by its name, or any model by its card's folder, to run in `backend`.
 
     Raises UnknownName if there is none, BadCard if its weights are not what the card says.
     """

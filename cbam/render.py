@@ -1,7 +1,7 @@
 """Maps -> pictures: colour maps, overlays on the photo, and sheets of several models.
 
 Colours are computed in float and rounded once. A map is scaled by its own maximum unless a shared
-one is given; a map with no positive value is never painted: it says so.
+one is given. A map with no positive value is never painted; the sheets say so instead.
 """
 
 from __future__ import annotations
@@ -95,7 +95,10 @@ def overlay(
 
 
 def spatial_tile(photo: Image.Image, spatial: Floats) -> Image.Image:
-    """A spatial gate's map over the view, from its least to its greatest value; flat: grey."""
+    """A spatial gate's map over the view, scaled from its least to its greatest value.
+
+    A flat map gives a grey tile.
+    """
     spread = float(spatial.max() - spatial.min())
     if spread < FLAT:  # the same everywhere says nothing about where
         return Image.new("RGB", photo.size, "#999999")
@@ -105,7 +108,7 @@ def spatial_tile(photo: Image.Image, spatial: Floats) -> Image.Image:
 
 
 def channel_bars(channel: Floats, width: int, height: int) -> Image.Image:
-    """A channel gate's values in [0, 1] as bars, in channel order; the line is 0.5."""
+    """A channel gate's values in [0, 1] as bars, in channel order; the line marks 0.5."""
     picture = np.full((height, width, 3), 238, dtype=np.float32)
     columns = np.minimum((np.arange(width) * len(channel)) // width, len(channel) - 1)
     filled = np.rint(np.clip(channel[columns], 0, 1) * height).astype(int)  # (width,)

@@ -41,12 +41,12 @@ def compare_sheet(explanations: Sequence[Explanation], tile_px: int = 300) -> Im
 
 
 def attention_sheet(explanation: Explanation, tile_px: int = 150) -> Image.Image:
-    """The gates block by block: those that vary over places on the view, vectors as bars below."""
+    """The gates block by block: planes over the view, and below them vectors as bars."""
     view = explanation.view
     tile = _tile(explanation.photo.crop((view.x0, view.y0, view.x1, view.y1)), tile_px)
     pad, head, bars, line = 10, 46, 60, 24
     blocks = explanation.attention
-    # Of each kind that some block has: does it vary over places, over channels?
+    # For each kind of gate in any block: does it vary over places, over channels?
     kinds = {name: gate for block in blocks for name, gate in block.gates.items()}
     rows = [(name, part) for name in kinds for part in ("plane", "vector")]
     rows = [(name, part) for name, part in rows if getattr(kinds[name], part) is not None]
@@ -94,7 +94,7 @@ def _gateless(name: str) -> str:
 
 
 def _tile(image: Image.Image, longest_px: int) -> Image.Image:
-    """The image, its longest side made `longest_px`."""
+    """The image, resized so that its longest side is `longest_px`."""
     scale = longest_px / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     return image.resize(size, Image.Resampling.BILINEAR)

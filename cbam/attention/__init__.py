@@ -1,7 +1,7 @@
 """Attention modules: modules made of gates, put into a backbone's blocks by name.
 
-A new one is a file here and a record in ATTENTION; whoever builds, trains or shows networks reads
-the record.
+To add one, write a file here and a record in ATTENTION; everything that builds, trains or shows
+networks reads the record.
 """
 
 from collections.abc import Callable
@@ -30,8 +30,8 @@ __all__ = [
 class Attention:
     """A kind of attention, for building networks with it and for showing what it does."""
 
-    make: Callable[..., nn.Module]  # of the number of channels and the attention's own options
-    title: str  # before a backbone's: SE-ResNet-50; empty: nothing
+    make: Callable[..., nn.Module]  # takes the number of channels and its own options
+    title: str  # put before a backbone's, as in SE-ResNet-50; may be empty
     phrase: str  # what it adds, in a few words
     intro: str  # the page's first sentence about such a network
     gates: tuple[Kind, ...] = ()  # in the order in which they are applied

@@ -26,7 +26,7 @@ class Kind:
     name: str  # its key in explanations and in JSON
     axes: str  # along which the map varies: "C", "HW", "CHW" ...; the others have size 1
     word: str  # the question that it answers: "what", "where"
-    says: str  # of it, on the page: "The channel gate ..."
+    says: str  # how the page goes on after "The channel gate"
 
 
 class Gate(nn.Module):

@@ -11,8 +11,8 @@ from cbam.attention.gates import ChannelGate
 class SE(nn.Module):
     """Scale each channel by its gate: (N, C, H, W) -> (N, C, H, W).
 
-    The same MLP (with biases) as CBAM's channel gate, fed by average pooling only; so the
-    difference between SE and CBAM in a family is the paper's, and no detail of initialisation.
+    It uses the same MLP (with biases) as CBAM's channel gate, fed by average pooling only. So SE
+    and CBAM in a family differ as in the papers, not in details of initialisation.
     """
 
     def __init__(self, channels: int, reduction: int = 16) -> None:

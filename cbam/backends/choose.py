@@ -1,8 +1,8 @@
 """Back ends: what runs a trunk. Heads stay in PyTorch, where the methods differentiate them.
 
-A back end takes a traced trunk and gives another callable of the same outputs: the activation, and
-every gate's map beside it. All but the one that says so compute in float32, and their answers
-differ from the plain trunk's by rounding only (TOLERANCE).
+A back end turns a traced trunk into another callable with the same outputs: the activation and
+every gate's map. All `exact` ones compute in float32, and their answers differ from the plain
+trunk's only by rounding (TOLERANCE).
 """
 
 import logging
@@ -32,13 +32,13 @@ log = logging.getLogger("cbam_lens")
 
 @dataclass(frozen=True)
 class Backend:
-    """A way to run a trunk, for menus and for making it."""
+    """A way to run a trunk: how to make it and how to present it."""
 
     title: str  # what it computes with, in plain words
     exact: bool  # float32: answers within TOLERANCE of the plain trunk's
-    missing: Callable[[], str]  # why it is not to be had on this machine; empty: it is
-    make: Callable[[fx.GraphModule, Tensor, Folded], nn.Module]  # trunk, images like those to come
-    spared_by: str = ""  # "auto" does not try it on a machine that has this other one
+    missing: Callable[[], str]  # why it is not available on this machine; empty: it is
+    make: Callable[[fx.GraphModule, Tensor, Folded], nn.Module]  # trunk, example images
+    spared_by: str = ""  # "auto" does not try it if the machine has this one
 
 
 def _nothing_missing() -> str:
@@ -90,7 +90,7 @@ BACKENDS: dict[str, Backend] = {
 }
 TRIALS = 5  # timed passes of each back end when AUTO chooses
 
-# What AUTO found to be the fastest for a kind of trunk, so that it measures only the first of them.
+# The fastest back end that AUTO found for each kind of trunk, so that it measures a kind once.
 _fastest: dict[Hashable, str] = {}
 _beside = ThreadPoolExecutor(1, "back end")  # makes back ends while the caller goes on
 
@@ -108,7 +108,7 @@ class Parity:
         return self.logits <= TOLERANCE.logits and self.maps <= TOLERANCE.maps and self.top1 == 1
 
     def __and__(self, other: "Parity") -> "Parity":
-        """The worse of both in each respect; `top1` as if both had as many images."""
+        """The larger differences of both, and the mean `top1`, as for equally many images."""
         return Parity(
             max(self.logits, other.logits),
             max(self.maps, other.maps),
@@ -150,13 +150,13 @@ def check_backend(name: str) -> None:
     missing = BACKENDS[name].missing()
     if missing:
         able = ", ".join(known for known, backend in BACKENDS.items() if not backend.missing())
-        raise NotAvailable(f"Back end '{name}' cannot be used: {missing}. Here work: {able}.")
+        raise NotAvailable(f"Back end '{name}' cannot be used: {missing}. Available here: {able}.")
 
 
 def accelerate(cut: Cut, name: str, side_px: int, folded: Folded | None = None) -> tuple[Cut, str]:
     """The cut with its trunk in a back end, for images of `side_px`, and that back end's name.
 
-    For "auto", as `begin` says. Raises UnknownName, NotAvailable.
+    For "auto", see `begin`. Raises UnknownName, NotAvailable.
     """
     return begin(cut, name, side_px, folded)()
 
@@ -164,12 +164,12 @@ def accelerate(cut: Cut, name: str, side_px: int, folded: Folded | None = None) 
 def begin(
     cut: Cut, name: str, side_px: int, folded: Folded | None = None
 ) -> Callable[[], tuple[Cut, str]]:
-    """Begin to `accelerate`: the function returned waits for the answer, if need be.
+    """Begin to `accelerate`; the returned function gives the result, and waits for it if it must.
 
-    "auto" is made in another thread. Of the back ends that are here and whose answers to a test
-    picture are the plain trunk's it takes the fastest, measured here and now for the first trunk of
-    a kind; those that end at a layer of the same name and see images of the same size, as all
-    members of a family, take what the first took. Raises UnknownName, NotAvailable.
+    "auto" makes the available back ends in another thread, and takes the fastest whose answers to a
+    test picture match the plain trunk's. It measures the first trunk of a kind; later trunks that
+    end at a layer of the same name and see images of the same size, such as a family's other
+    members, take the same back end. Raises UnknownName, NotAvailable.
     """
     check_backend(name)
     folded = {} if folded is None else folded
@@ -190,20 +190,20 @@ def begin(
 def _chosen(
     cut: Cut, picture: Tensor, folded: Folded, made: Mapping[str, "Future[Cut]"]
 ) -> tuple[Cut, str]:
-    """The fastest of `made` and of EAGER, whose answers are right; and its name."""
+    """The fastest of EAGER and of those in `made` whose answers match, and its name."""
     right: dict[str, Cut] = {}
     for name, future in made.items():
         try:
             fast = future.result()
             found = parity(cut, fast, picture)
-        except Exception as error:  # whatever another library makes of this network or machine
+        except Exception as error:  # another library may fail in any way
             log.warning("Back end %s is passed over: %s", name, error)
             continue
         if found:
             right[name] = fast
         else:
             log.warning("Back end %s is passed over: its answers differ, %s", name, found)
-    # Numba compiles gates and nothing else: its choice holds for networks with the same ones.
+    # Numba compiles only gates: a choice that includes it holds for networks with the same ones.
     gates = cut.trunk_gates if NUMBA in made else ()
     kind = (cut.layer, picture.shape, gates, tuple(made))
     if right and kind not in _fastest:
@@ -218,9 +218,9 @@ def _chosen(
 
 
 def _seconds(cuts: Mapping[str, Cut], images: Tensor) -> dict[str, float]:
-    """The shortest of TRIALS passes of each: what else the machine does can only make one longer.
+    """The shortest of TRIALS passes of each: other work on the machine can only make one longer.
 
-    They take turns, so that it disturbs all of them.
+    They take turns, so that such work disturbs all of them.
     """
     best = dict.fromkeys(cuts, math.inf)
     for _ in range(TRIALS):
@@ -232,7 +232,7 @@ def _seconds(cuts: Mapping[str, Cut], images: Tensor) -> dict[str, float]:
 
 
 def _with_threads(threads: int, make: Callable[[str], Cut], name: str) -> Cut:
-    """`make` in another thread with the number of threads that the caller has: each has its own."""
+    """Call `make` with the caller's number of threads: PyTorch keeps one for each thread."""
     torch.set_num_threads(threads)
     return make(name)
 

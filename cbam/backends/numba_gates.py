@@ -1,8 +1,8 @@
 """CBAM's two gates compiled by Numba: two passes over a feature map where PyTorch's calls make six.
 
-Woo et al. 2018, https://arxiv.org/abs/1807.06521, eq. 2 and 3. For inference on a CPU, of
-channels-last feature maps in float32; equal to the modules in `cbam.attention`, which stay the
-reference, but for rounding. Needs the extra `[numba]`; importing compiles, for a second or two.
+Woo et al. 2018, https://arxiv.org/abs/1807.06521, eq. 2 and 3. For inference on a CPU, with
+channels-last feature maps in float32. The modules in `cbam.attention` stay the reference; results
+differ from theirs by rounding. Needs the extra `[numba]`; the import compiles for a second or two.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 
 from cbam.trace.rewrite import replace_gates
 
-# Sums may be taken in any order, so that they can be taken in vectors; NaN stays NaN.
+# Sums may be reordered, so that the compiler can vectorise them; NaN stays NaN.
 FAST = {"reassoc", "contract", "arcp", "nsz"}
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Bits = np.ndarray[Any, np.dtype[np.int32]]
@@ -30,10 +30,10 @@ COMPILED: Callable[[Callable[..., None]], Callable[..., None]] = njit(
 
 
 class CompiledGates(nn.Module):
-    """Both gates at inference, made from the layers of a CBAM module whose norm is folded away.
+    """Both gates at inference, made from the layers of a CBAM module whose norm is folded.
 
-    x (N, C, H, W) -> `x * channel` (N, C, H, W), which overwrites x where x is channels-last, the
-    channel map (N, C, 1, 1) and the spatial map (N, 1, H, W).
+    x (N, C, H, W) -> `x * channel` (N, C, H, W), the channel map (N, C, 1, 1) and the spatial map
+    (N, 1, H, W). If x is channels-last, the product overwrites it.
     """
 
     def __init__(self, squeeze: nn.Linear, excite: nn.Linear, conv: nn.Conv2d) -> None:
@@ -90,7 +90,7 @@ def _gates(
                 for c in range(channels):
                     value = x[n, h, w, c]
                     total[c] += value
-                    top[c] = value if not value <= top[c] else top[c]  # a NaN, too
+                    top[c] = value if not value <= top[c] else top[c]  # a NaN wins
         # The shared MLP; its second layer is linear, so the two hidden layers are added before it.
         gate = channel[n]
         for c in range(channels):
@@ -106,8 +106,8 @@ def _gates(
                 gate[c] += excite[j, c] * hidden
         for c in range(channels):
             gate[c] = one / (one + np.exp(-gate[c]))
-        # Where: maximum and mean over the channels of the product. The maximum is one of integers
-        # that are ordered as the floats are, for those are compared many at a time.
+        # Where: maximum and mean over the product's channels. To take the maximum, the floats are
+        # mapped to integers in the same order: the compiler vectorises an integer maximum only.
         for h in range(height):
             for w in range(width):
                 sum_ = zero
@@ -135,5 +135,5 @@ def _gates(
 
 
 def compile_gates(module: fx.GraphModule) -> None:
-    """CBAM in its usual form -> CompiledGates, where that may overwrite a convolution's output."""
+    """Replace CBAM in its usual form by CompiledGates, where its input may be overwritten."""
     replace_gates(module, CompiledGates, overwritten=True)

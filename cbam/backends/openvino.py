@@ -15,16 +15,16 @@ from cbam.trace.rewrite import Folded, replace_gates, rewritten
 class OpenVINO(nn.Module):
     """The trunk compiled by OpenVINO for the CPU, in float32, for images of one size.
 
-    Images of another size go through the plain trunk. A batch goes image by image: for a model of
-    any batch OpenVINO joins fewer operations, and eight at once took longer than eight in turn.
-    Each call has an inference request of its own, so any number of threads may call at once.
+    Images of another size go through the plain trunk. A batch runs image by image: for any batch
+    size OpenVINO joins fewer operations, and eight images at once took longer than eight in turn.
+    Each call has its own inference request, so any number of threads may call at once.
     """
 
     def __init__(self, trunk: fx.GraphModule, images: Tensor, folded: Folded) -> None:
         super().__init__()
         self.plain = trunk
         self.side = images.shape[1:]
-        # Of its own, because OpenVINO keeps them: it would copy what is channels-last.
+        # Not shared with other trunks: OpenVINO keeps these weights and would copy channels-last.
         own: Folded = {}
         paired = pair_pools(trunk, own)
         for convolution in own.values():
@@ -38,12 +38,12 @@ class OpenVINO(nn.Module):
             return outputs
         try:
             request = self._idle.get_nowait()
-        except Empty:  # as many as there have ever been calls at once
+        except Empty:  # one for each call of the busiest moment so far
             request = self._compiled.create_infer_request()
         try:
             rows = []
             for image in images.unbind():
-                # Copies: the request's own tensors are overwritten by its next call.
+                # These are copies: the next call overwrites the request's own tensors.
                 found = request.infer([image[None].contiguous().numpy()], share_inputs=True)
                 rows.append([torch.from_numpy(found[each]) for each in self._compiled.outputs])
         finally:
@@ -53,19 +53,19 @@ class OpenVINO(nn.Module):
 
 def _openvino_model(trunk: fx.GraphModule, images: Tensor) -> Any:
     """The trunk as OpenVINO's compiled model: float32, for images of this shape."""
-    openvino = import_module("openvino")  # an extra
+    openvino = import_module("openvino")  # not on every machine
     decoders = import_module("openvino.frontend.pytorch.ts_decoder")
     properties, hint = openvino.properties, openvino.properties.hint
-    # By the frontend and not by openvino.convert_model, which reports its use to Google Analytics.
+    # The frontend, because openvino.convert_model reports its use to Google Analytics.
     frontend = openvino.frontend.FrontEndManager().load_by_framework("pytorch")
     with warnings.catch_warnings():  # torch.jit.trace is deprecated; the decoder needs it
         warnings.simplefilter("ignore")
-        # Traced as a function and without trace's own check, which runs the trunk three more times:
-        # given the module, the decoder would take longer than all the rest.
+        # Trace a function: given the module, the decoder would take longer than all the rest. Skip
+        # trace's own check, which runs the trunk three more times.
         traced = torch.jit.trace(  # type: ignore[no-untyped-call]
             lambda images: trunk(images), (images.contiguous(),), check_trace=False
         )
-    decoder = decoders.TorchScriptPythonDecoder(traced)  # in a variable: it has to live until then
+    decoder = decoders.TorchScriptPythonDecoder(traced)  # in a variable: convert() needs it alive
     model = frontend.convert(frontend.load(decoder))
     model.reshape({model.inputs[0]: openvino.PartialShape(list(images.shape))})
     settings = {
@@ -77,9 +77,9 @@ def _openvino_model(trunk: fx.GraphModule, images: Tensor) -> Any:
 
 
 def pair_pools(trunk: fx.GraphModule, folded: Folded | None = None) -> fx.GraphModule:
-    """The same trunk, CBAM's MLP run once for both of its vectors; the one given stays as it is.
+    """A copy of the trunk that runs CBAM's MLP once for both pooled vectors.
 
-    For back ends that fuse by themselves. Expects eval mode, as `fuse`.
+    For back ends that fuse operations themselves. Expects eval mode, as `fuse` does.
     """
     return rewritten(
         trunk, folded, lambda copy: replace_gates(copy, PairedGates, overwritten=False)
@@ -87,10 +87,10 @@ def pair_pools(trunk: fx.GraphModule, folded: Folded | None = None) -> fx.GraphM
 
 
 class PairedGates(nn.Module):
-    """Both gates, the two pooled vectors as a feature map of two pixels, made from CBAM's layers.
+    """Both gates, made from CBAM's layers; the two pooled vectors are a feature map of two pixels.
 
     x (N, C, H, W) -> x * channel (N, C, H, W), the channel map (N, C, 1, 1) and the spatial map
-    (N, 1, H, W). The MLP's second layer is linear: the hidden vectors are added before it.
+    (N, 1, H, W). The MLP's second layer is linear, so the hidden vectors are added before it.
     """
 
     def __init__(self, squeeze: nn.Linear, excite: nn.Linear, conv: nn.Conv2d) -> None:

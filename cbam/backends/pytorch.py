@@ -10,7 +10,7 @@ from cbam.trace.rewrite import Change, Folded, fuse
 
 
 class Eager(nn.Module):
-    """The trunk in PyTorch, in fewer passes over memory; changes in `first` go before the rest."""
+    """The trunk in PyTorch, in fewer passes over memory; changes in `first` run before the rest."""
 
     def __init__(
         self, trunk: fx.GraphModule, images: Tensor, folded: Folded, *first: Change
@@ -24,7 +24,7 @@ class Eager(nn.Module):
 
 
 class EagerBf16(nn.Module):
-    """The trunk in PyTorch with weights and activations of 16 bits. Not exact: a choice."""
+    """The trunk in PyTorch with 16-bit weights and activations: approximate, never by default."""
 
     def __init__(self, trunk: fx.GraphModule, images: Tensor, folded: Folded) -> None:
         super().__init__()

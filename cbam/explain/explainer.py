@@ -1,4 +1,4 @@
-"""From questions to explanations: one trunk pass a model, everything else from its outputs."""
+"""From questions to explanations: one trunk pass per model, everything else from its outputs."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,9 +23,9 @@ from cbam.trace.cut import Cut, Place
 def answer(question: Question, photo: Image.Image) -> list[Explanation]:
     """Ask every model about the same photo (upright RGB), for the same class.
 
-    Without a target it is the first model's top class, so that all maps answer one question; in the
-    same way, the classes that Finer-CAM contrasts with are the first model's. Of several layers,
-    the maps are scaled to [0, 1], enlarged to the image's size and averaged.
+    Without a target, the first model's top class is explained for all, so that all maps answer the
+    same question; likewise, the first model decides which classes Finer-CAM contrasts with. The
+    maps of several layers are scaled to [0, 1], enlarged to the image's size and averaged.
     Raises TooSlow if the question's time limit is over.
     """
     (found,) = answer_many([(question, photo)])
@@ -37,10 +37,10 @@ def answer(question: Question, photo: Image.Image) -> list[Explanation]:
 def answer_many(
     asked: Sequence[tuple[Question, Image.Image]],
 ) -> list[list[Explanation] | Exception]:
-    """`answer` for several questions about the same models; one layer's share a trunk pass a model.
+    """`answer` for several questions about the same models; those about one layer share its pass.
 
-    The answers are those that `answer` gives one by one, to rounding. A question that fails has
-    the exception for its answer and leaves the others alone. "trunk" in an answer's timing is the
+    Up to rounding, the answers are those that `answer` gives one by one. A question that fails gets
+    its exception as the answer and does not affect the others. "trunk" in an answer's timing is the
     time of the shared pass.
     """
     at_work = [_Asked(question, photo) for question, photo in asked]
@@ -63,9 +63,9 @@ class _Asked:
     question: Question
     photo: Image.Image
     target: tuple[int, ...] = field(init=False)  # once known, what all models explain
-    word: str = field(init=False)  # of it, if it is several classes
+    word: str = field(init=False)  # the target's, if it means several classes
     versus: tuple[int, ...] = field(init=False)  # once known, the classes that all contrast it with
-    image: Tensor | None = None  # (3, S, S), as the model at work sees the photo
+    image: Tensor | None = None  # (3, S, S), as the current model sees the photo
     ends_at: float = field(init=False)  # on time.monotonic()
     answers: list[Explanation] = field(default_factory=list)
     error: Exception | None = None
@@ -77,7 +77,7 @@ class _Asked:
 
     @contextmanager
     def own_failure(self) -> Iterator[None]:
-        """What fails in here is this question's answer."""
+        """An exception raised inside becomes this question's answer."""
         try:
             yield
         except Exception as error:
@@ -96,7 +96,7 @@ def _answer(model: Explainable, layers: Layers, group: Sequence[_Asked]) -> None
     except Exception as error:
         if len(group) == 1:
             group[0].error = error
-        else:  # whoever is the reason must not take the others along
+        else:  # a faulty question must not fail the others
             for each in group:
                 _answer(model, layers, [each])
         return
@@ -117,9 +117,9 @@ def _explanation(
     outputs: Mapping[str, Tensor],
     trunk_ms: float,
 ) -> Explanation:
-    """One model's answer to one question, from its row of the image and the trunk's outputs.
+    """One model's answer to one question, from its row of the images and the trunk's outputs.
 
-    Settles the question's target and the classes to contrast it with, if they are still open.
+    Decides the question's target and the classes to contrast it with, if they are still open.
     """
     question, labels = asked.question, model.card.labels
     method = question.method
@@ -188,7 +188,7 @@ def _explanation(
 
 
 def _words(probabilities: Tensor, card: Card, count: int) -> tuple[Prediction, ...]:
-    """The most probable everyday words of probabilities (classes,), the likeliest first."""
+    """The everyday words for probabilities (classes,), the most probable first."""
     each = probabilities.numpy()
     sums = np.bincount(card.word_of, each)
     words = [*card.words.items()]

@@ -28,7 +28,7 @@ class Prediction:
 class HeatMap:
     """The heat map of one class: (h, w), raw, zero where nothing speaks for the class.
 
-    Of several layers it has the size of the model's input and values in [0, 1].
+    For several layers, it has the size of the model's input and values in [0, 1].
     """
 
     index: int
@@ -38,30 +38,30 @@ class HeatMap:
 
 @dataclass(frozen=True)
 class GateMap:
-    """What a gate put out for one photo, along its kind's axes only: (C,), (h, w), (C, h, w) ..."""
+    """A gate's output for one photo, along its kind's axes only: (C,), (h, w), (C, h, w) ..."""
 
     kind: Kind
     values: Floats
 
     @classmethod
     def of(cls, kind: Kind, output: Floats) -> "GateMap":
-        """From a gate's output for one image: (C, h, w), of size 1 along axes that it lacks."""
+        """From a gate's output for one image: (C, h, w), with size 1 along axes that it lacks."""
         along = tuple(slice(None) if axis in kind.axes else 0 for axis in "CHW")
         return cls(kind, output[along].copy())
 
     @property
     def vector(self) -> Floats | None:
-        """One value a channel (C,), the mean over places if there are any; None without channels.
+        """One value per channel (C,), averaged over places; None if it has no channels.
 
-        What can be drawn as bars.
+        It can be drawn as bars.
         """
         return self._pooled(*"HW") if "C" in self.kind.axes else None
 
     @property
     def plane(self) -> Floats | None:
-        """One value a place (h, w), the mean over channels if there are any; None without places.
+        """One value per place (h, w), averaged over channels; None if it has no places.
 
-        What can be laid over the photo. A side along which the gate does not vary is 1.
+        It can be laid over the photo. A side along which the gate does not vary has size 1.
         """
         if self.kind.axes == "C":
             return None
@@ -70,14 +70,14 @@ class GateMap:
         return np.expand_dims(pooled, missing)
 
     def _pooled(self, *axes: str) -> Floats:
-        """The mean over these axes, where it has them."""
+        """The mean over those of these axes that it has."""
         gone = tuple(at for at, axis in enumerate(self.kind.axes) if axis in axes)
         return self.values.mean(axis=gone) if gone else self.values
 
 
 @dataclass(frozen=True)
 class BlockAttention:
-    """The gates of one block, by the name of their kind, in the order in which they stand."""
+    """One block's gates by the name of their kind, in the order in which its module holds them."""
 
     block: str
     gates: Mapping[str, GateMap]
@@ -95,7 +95,7 @@ class BlockAttention:
 
 @dataclass(frozen=True)
 class Explanation:
-    """One model's answer on one photo."""
+    """One model's answer about one photo."""
 
     model: str
     photo: Image.Image  # upright RGB

@@ -1,6 +1,6 @@
 """CAM formulas from their papers: from a case (one image, one target) to a raw map (1, h, w).
 
-Every formula asks the head alone (Score-CAM: the trunk too), differentiates with
+Every formula runs only the head (Score-CAM also the trunk), differentiates with
 `torch.autograd.grad` and sets no hook, so that threads may share the network.
 """
 
@@ -16,23 +16,23 @@ from cbam.errors import OptionClash, TooSlow
 from cbam.explain.targets import Against, Ahead, ClassLogit, LogitAndLogProbability, Target, rivals
 from cbam.trace.cut import Cut
 
-BATCH_FLOATS = 2**22  # of all activations in one batch: 16 MiB
+BATCH_FLOATS = 2**22  # most values of the activations in one batch: 16 MiB
 BATCH_IMAGES = 16  # a batch of whole images: as in the grad-cam package
 
 
 @dataclass(frozen=True)
 class Case:
-    """What a method may look at."""
+    """One image and one target: everything that a method may use."""
 
     cut: Cut
     activation: Tensor  # (1, C, h, w), at the cut
     target: Target  # what to explain
     versus: tuple[int, ...] = ()  # classes to contrast it with, for methods that do
     image: Tensor | None = None  # (1, 3, H, W), for methods that mask it
-    ends_at: float = float("inf")  # on time.monotonic(): methods of many passes give up then
+    ends_at: float = float("inf")  # on time.monotonic(): methods with many passes give up then
 
     def go_on(self) -> None:
-        """Between two passes. Raises TooSlow once the time is over."""
+        """Called between two passes. Raises TooSlow once the time is over."""
         if time.monotonic() > self.ends_at:
             raise TooSlow(
                 "This method needs a pass for each channel, and the time for it is over. Ask fewer "
@@ -41,13 +41,13 @@ class Case:
 
     @property
     def class_index(self) -> int:
-        """The class that is explained. Raises OptionClash if the target is no class's logit."""
+        """The explained class. Raises OptionClash if the target is not a class's logit."""
         if not isinstance(self.target, ClassLogit):
             raise OptionClash("This method explains a class. For other targets choose 'gradcam'.")
         return self.target.index
 
     def gradient(self, target: Target | None = None) -> tuple[Tensor, Tensor]:
-        """Activation and the gradient of a target, by default the case's own; (1, C, h, w)."""
+        """The activation and a target's gradient, by default the case's own: both (1, C, h, w)."""
         with torch.enable_grad():
             leaf = self.leaf()
             # grad, not backward: the shared parameters collect nothing.
@@ -55,7 +55,7 @@ class Case:
         return leaf.detach(), gradient
 
     def leaf(self) -> Tensor:
-        """The activation as a tensor of this call's own that collects gradients."""
+        """A copy of the activation that collects gradients."""
         return self.activation.clone().requires_grad_()  # out of inference mode
 
     def score(self, activations: Tensor, target: Target | None = None) -> Tensor:
@@ -97,7 +97,7 @@ def counterfactual(case: Case) -> Tensor:
 
 
 def finercam(case: Case) -> Tensor:
-    """Grad-CAM of what the class has over its rivals, in logits.
+    """Grad-CAM of how far the class is ahead of its rivals, in logits.
 
     Finer-CAM, Zhang et al. 2025, https://arxiv.org/abs/2501.11309; its score is `Ahead`.
     """
@@ -160,7 +160,7 @@ def scorecam(case: Case) -> Tensor:
     ValueError if the case has no image.
     """
     if case.image is None:
-        raise ValueError("Score-CAM masks the image: it cannot do without.")
+        raise ValueError("Score-CAM masks the image, so it needs one.")
     with torch.inference_mode():
         scores: list[Tensor] = []
         for masks in _masks(case.activation[0], case.image.shape[2:]):
@@ -179,9 +179,9 @@ def _masks(activation: Tensor, size: Sequence[int]) -> Iterator[Tensor]:
 
 
 def mean_of_layers(maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
-    """Maps of several layers, each (K, h, w), as one: scaled to [0, 1], enlarged, then their mean.
+    """The mean of several layers' maps (K, h, w), scaled to [0, 1] and enlarged to `size`.
 
-    (K, H, W) with `size` = (H, W). The grad-cam package aggregates in the same way.
+    The result is (K, H, W) for `size` (H, W). The grad-cam package aggregates in the same way.
     """
     with torch.inference_mode():
         enlarged: list[Tensor] = []

@@ -1,7 +1,7 @@
 """Methods of the grad-cam package, fed with the activation and the gradient of one case.
 
-https://github.com/jacobgil/pytorch-grad-cam. Each sees only values of its own case, and the
-hooks that the package sets sit on a stub that lives as long as the call.
+https://github.com/jacobgil/pytorch-grad-cam. Each method sees only the values of its own case. The
+package sets its hooks on a stub that lives only during the call.
 """
 
 from collections.abc import Callable
@@ -17,10 +17,10 @@ from cbam.explain.formulas import Case
 
 
 def by_package(name: str, gradient: bool = True) -> Callable[[Case], Tensor]:
-    """The package's class `name` as a method; without `gradient` none is computed for it."""
+    """The package's class `name` as a method; `gradient=False` if it needs no gradient."""
 
     def method(case: Case) -> Tensor:
-        if not gradient:  # Random-CAM asks for its shape
+        if not gradient:  # Random-CAM wants one for its shape
             return _map(name, case, case.activation, case.activation).relu()
         return _map(name, case, *case.gradient()).relu()
 
@@ -28,7 +28,7 @@ def by_package(name: str, gradient: bool = True) -> Callable[[Case], Tensor]:
 
 
 class _Stub(nn.Module):
-    """What the package wants for a model; these of its methods never run it."""
+    """Stands in for the model that the package wants; the methods used here never run it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,28 +36,28 @@ class _Stub(nn.Module):
 
 
 def package() -> Any:
-    """The grad-cam package. Only who asks for its methods needs it, and its import takes seconds.
+    """The grad-cam package, imported on demand: only its methods need it, and it takes seconds.
 
     Raises NotAvailable if it cannot be imported.
     """
     try:
         return import_module("pytorch_grad_cam")
-    except ImportError as error:  # OpenCV, which it needs, misses a system library
+    except ImportError as error:  # for example if its OpenCV lacks a system library
         raise NotAvailable(
-            "This method is not to be had here: the grad-cam package cannot be imported "
+            "This method is not available here: the grad-cam package cannot be imported "
             f"({error}). 'gradcam' works without it."
         ) from error
 
 
 def _map(name: str, case: Case, values: Tensor, gradient: Tensor) -> Tensor:
-    """The package's map for one class, unscaled: (1, h, w), negative values still in it."""
+    """The package's map for one class, unscaled and with negative values: (1, h, w)."""
     known = package()
     stub = _Stub()
     cam = getattr(known, name)(model=stub, target_layers=[stub])
     image = cam.get_cam_image(
         values,
         stub,
-        None,  # targets: these methods ask for none, the gradient has them in it
+        None,  # targets: not used, as the gradient is given
         values.numpy(),
         gradient.numpy(),
         False,

@@ -1,4 +1,4 @@
-"""The table of CAM methods, and from an activation to heat maps, raw and unscaled."""
+"""The table of CAM methods, and `heat_maps`: from an activation to raw, unscaled maps."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ Pooled = Callable[[Tensor, nn.Linear, Sequence[int]], Tensor]
 
 @dataclass(frozen=True)
 class Method:
-    """A CAM method, for menus and for running it."""
+    """A CAM method: how to run it and how to present it."""
 
     title: str
     paper: str
@@ -214,8 +214,8 @@ def heat_maps(
 
     Values are in logits for Grad-CAM, in the method's own scale otherwise; negative evidence is cut
     off at zero, and a map with no positive evidence is zero everywhere. `versus` are the classes
-    that Finer-CAM contrasts with, `image` (1, 3, H, W) is what Score-CAM masks;
-    methods of many passes give up at `ends_at` on time.monotonic(). Raises TooSlow, OptionClash.
+    that Finer-CAM contrasts with, `image` (1, 3, H, W) is what Score-CAM masks. Methods with many
+    passes give up at `ends_at` on time.monotonic(). Raises TooSlow, OptionClash.
     """
     classes = [target.index for target in targets if isinstance(target, ClassLogit)]
     if method.pooled and cut.pooled_linear is not None and len(classes) == len(targets):

@@ -44,14 +44,14 @@ class Explainable(Protocol):
 
 @dataclass(frozen=True)
 class Question:
-    """Options with every name resolved: whatever has one need not check it again."""
+    """Options with every name resolved and checked, so that no later step checks them again."""
 
     models: tuple[Explainable, ...]
     layers: tuple[Layers, ...]  # of each model
     method: Method
     method_name: str
     target: tuple[int, ...]  # classes: one, or all of a word; empty: the first model's top class
-    word: str  # that means several classes; else empty
+    word: str  # the target's, if it means several classes; else empty
     versus: tuple[int, ...]  # empty: the classes that come closest, for methods that contrast
     top_k: int
     attention: bool
@@ -60,10 +60,10 @@ class Question:
 
 
 def resolve(models: Sequence[Explainable], options: Options = DEFAULTS) -> Question:
-    """The question that these options mean, of models that know the same classes.
+    """Resolve options into a question about models that know the same classes.
 
-    Raises UnknownName for a method, layer or class that there is not, OptionClash for models of
-    different classes and for `versus` with a method that does not contrast.
+    Raises UnknownName for an unknown method, layer or class, OptionClash for models with different
+    classes and for `versus` with a method that does not contrast.
     """
     if options.method not in METHODS:
         raise UnknownName.of("CAM method", options.method, METHODS)
@@ -105,9 +105,9 @@ def resolve(models: Sequence[Explainable], options: Options = DEFAULTS) -> Quest
 
 
 def chosen_layers(model: Explainable, layer: str | Sequence[str] | None) -> Layers:
-    """The layers meant by a name, several, or several in one string with commas between.
+    """The layers that `layer` names: one, several, or several in one string with commas between.
 
-    In the network's order, each once; none: the last block. Raises UnknownName.
+    They are in the network's order, each once. By default, the last block. Raises UnknownName.
     """
     given = [layer] if isinstance(layer, str) else layer or []
     names = [name.strip() for each in given for name in each.split(",") if name.strip()]

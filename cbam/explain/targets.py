@@ -1,7 +1,7 @@
-"""Targets: what a heat map explains, as a function from a head's outputs to one number an image.
+"""Targets: what a heat map explains, as a function from a head's outputs to one number per image.
 
-A class's logit is one, how far a class is ahead of others another; so would be the score of a
-detector's box.
+A class's logit is one target, and how far a class is ahead of others is another. The score of a
+detector's box would be one, too.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,9 +47,9 @@ class Against:
 class Ahead:
     """How far a class's logit is ahead of those of `others`: logits (N, classes) -> (N,).
 
-    The mean of the differences, weighted by the others' probabilities; without others the logit
-    itself. Finer-CAM, Zhang et al. 2025, https://arxiv.org/abs/2501.11309, with alpha = 1 as in the
-    grad-cam package.
+    It is the mean of the differences, weighted by the others' probabilities; without others, the
+    logit itself. Finer-CAM, Zhang et al. 2025, https://arxiv.org/abs/2501.11309, with alpha = 1 as
+    in the grad-cam package.
     """
 
     index: int
@@ -60,7 +60,7 @@ class Ahead:
             return logits[:, self.index]
         share = logits.softmax(dim=1)[:, self.others]
         ahead = logits[:, self.index, None] - logits[:, self.others]
-        return (share * ahead).sum(dim=1) / (share.sum(dim=1) + 1e-9)  # the package's number, too
+        return (share * ahead).sum(dim=1) / (share.sum(dim=1) + 1e-9)  # as in the package
 
 
 @dataclass(frozen=True)

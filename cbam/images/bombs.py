@@ -1,8 +1,8 @@
-"""What an image file is made of, counted on its bytes before any decoder sees them.
+"""Counts the parts of an image file in its bytes, before any decoder sees them.
 
-A photo has some dozens of segments and at most a dozen scans. A file made to keep a server busy
-has a million: 10 MiB of progressive scans of a large, empty picture took a decoder ten minutes,
-10 MiB of empty comments took a parser four seconds.
+A photo has a few dozen segments and at most a dozen scans. A file made to keep a server busy can
+have a million: 10 MiB of progressive scans of a large, empty picture took a decoder ten minutes,
+and 10 MiB of empty comments took a parser four seconds.
 """
 
 import re
@@ -20,9 +20,9 @@ _SMALLEST_TABLE = 17  # bytes: a Huffman table without symbols
 
 
 def check_structure(data: bytes) -> None:
-    """Refuse a JPEG or PNG that is made of absurdly many parts. Others are not looked at.
+    """Refuse a JPEG or PNG that is made of absurdly many parts. Other formats are not checked.
 
-    Raises BrokenImage. What is not in order otherwise is left to the decoder.
+    Raises BrokenImage. All other damage is left to the decoder.
     """
     if data.startswith(FORMATS["JPEG"].magic):
         _check_jpeg(data)
@@ -49,7 +49,7 @@ def _check_jpeg(data: bytes) -> None:
             parts += length // _SMALLEST_TABLE
         if scans > MAX_SCANS:
             raise BrokenImage(
-                f"The JPEG has more than {MAX_SCANS} scans. Save it anew, not progressive."
+                f"The JPEG has more than {MAX_SCANS} scans. Save it again, not as progressive."
             )
         at += max(length, 2)
 
@@ -61,7 +61,7 @@ def _check_png(data: bytes) -> None:
         length = int.from_bytes(data[at : at + 4], "big")
         profiles += data[at + 4 : at + 8] == b"iCCP"
         if profiles > 1:  # each is unpacked to as much as 1 MB
-            raise BrokenImage("The PNG has more than one colour profile. Save it anew.")
+            raise BrokenImage("The PNG has more than one colour profile. Save it again.")
         parts += 1
         _check_parts(parts, "PNG", "chunks")
         at += 12 + length  # length, kind, data, checksum
@@ -69,4 +69,4 @@ def _check_png(data: bytes) -> None:
 
 def _check_parts(parts: int, format: str, name: str) -> None:
     if parts > MAX_PARTS:
-        raise BrokenImage(f"The {format} is made of more than {MAX_PARTS:,} {name}. Save it anew.")
+        raise BrokenImage(f"The {format} is made of more than {MAX_PARTS:,} {name}. Save it again.")

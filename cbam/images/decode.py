@@ -15,7 +15,7 @@ from cbam.images.formats import EITHER, FORMATS
 
 MAX_PIXELS = 40_000_000
 MAX_SIDE_PX = 16_384
-CMYK_DIVISOR = 2  # as Format.divisor, whatever the file
+CMYK_DIVISOR = 2  # like Format.divisor, for CMYK in any format
 STRIP_PIXELS = 1_000_000  # converted at a time
 
 # What turns a photo with this EXIF orientation upright.
@@ -37,11 +37,11 @@ def decode(
 ) -> Image.Image:
     """An upload's bytes -> an upright RGB image without metadata.
 
-    The header is checked before anything is decoded. Only the first frame counts; transparency is
-    laid on white; the EXIF orientation is applied, everything else that the file says is dropped.
-    There is no smallest size: a photo of one pixel is a photo.
-    A pixel takes 4 bytes in the end and up to 10 on the way; WebP and CMYK up to 16, so only half
-    as many are allowed of these.
+    The header is checked before anything is decoded. Only the first frame is read; transparency is
+    laid on white; the EXIF orientation is applied and all other metadata is dropped. There is no
+    smallest size: a photo of one pixel is a photo.
+    A pixel takes 4 bytes in the end and up to 10 while decoding. WebP and CMYK take up to 16, so
+    they may have only half as many pixels.
     Raises NotAnImage (none of FORMATS), ImageTooLarge, BrokenImage (truncated, malformed).
     """
     check_structure(data)
@@ -50,7 +50,7 @@ def decode(
             image = Image.open(io.BytesIO(data), formats=tuple(FORMATS))
     except UnidentifiedImageError as error:
         raise NotAnImage(
-            f"The {len(data):,} bytes are no {EITHER} image. Send one of these."
+            f"The {len(data):,} bytes are not a {EITHER} image. Send one of these."
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageTooLarge(
@@ -75,17 +75,17 @@ def decode(
             return _upright(image)
         except Exception as error:  # likewise: struct.error, OSError, ValueError, SyntaxError ...
             raise BrokenImage(
-                f"The image is truncated or malformed ({error}). Save it anew and send that."
+                f"The image is truncated or malformed ({error}). Save it again and send that."
             ) from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No warning of Pillow's parsers; an absurd size is an error.
+    """Silence the warnings of Pillow's parsers, but make an absurd size an error.
 
-    A file can bring 65,000 of them, one for each damaged tag: they would fill a server's log.
+    A file can cause 65,000 warnings, one for each damaged tag, which would fill a server's log.
     """
-    with _QUIET, warnings.catch_warnings():  # which is not safe in threads: one at a time
+    with _QUIET, warnings.catch_warnings():  # catch_warnings is not thread-safe
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield
@@ -99,7 +99,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """The same of a loaded image, which is given away: its pixels may be shared."""
+    """`upright_rgb` of a loaded image that the caller gives up: the result may share its pixels."""
     turn = TURNS.get(_orientation(image))
     rgb = _rgb(image)
     rgb.info.clear()
@@ -107,11 +107,11 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8. EXIF data that cannot be read say 1, upright."""
+    """The EXIF orientation, 1 to 8; 1 (upright) if the EXIF data cannot be read."""
     try:
         with _quiet():
             value = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # struct.error, SyntaxError, ...: the pixels are none the worse for it
+    except Exception:  # struct.error, SyntaxError, ...: the pixels may still be good
         return 1
     return value if isinstance(value, int) else 1
 

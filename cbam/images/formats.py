@@ -1,4 +1,4 @@
-"""Which image files are read. Their content decides; a name or a Content-Type says nothing."""
+"""The image formats we read. A file's content decides, not its name or Content-Type."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ class Format:
     media_type: str
     suffixes: tuple[str, ...]
     magic: bytes  # how every such file begins
-    divisor: int = 1  # of the megapixel limit: how many times a JPEG's memory its decoder takes
+    divisor: int = 1  # of the megapixel limit: its decoder takes this many times a JPEG's
 
 
 FORMATS = {  # by Pillow's names

@@ -17,15 +17,15 @@ from cbam.attention import Gate, Kind
 from cbam.backbones import blocks
 from cbam.errors import CannotCut, UnknownName
 
-# "layer1.0.channel" -> (N, C, 1, 1), "layer1.0.spatial" -> (N, 1, h, w); of a cut that passes
-# further layers, "layer3.1" -> that layer's activation (N, C, h, w), too
+# "layer1.0.channel" -> (N, C, 1, 1), "layer1.0.spatial" -> (N, 1, h, w). A cut that passes earlier
+# layers adds their activations (N, C, h, w) under their names, such as "layer3.1".
 Maps = Mapping[str, Tensor]
 
 _TRACING = threading.Lock()  # torch.fx patches nn.Module for the whole process while it traces
 
 
 class _Tracer(fx.Tracer):
-    """Remembers which node each module put out."""
+    """A tracer that remembers each module's output node."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class _Tracer(fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        if threading.get_ident() != self.thread:  # a forward pass that goes on meanwhile
+        if threading.get_ident() != self.thread:  # a forward pass in another thread
             return forward(*args, **kwargs)
         output = super().call_module(m, forward, args, kwargs)
         if isinstance(output, fx.Proxy):
@@ -56,13 +56,13 @@ class Cut:
     """A network as trunk and head, which share its parameters and its mode."""
 
     layer: str
-    trunk: nn.Module  # images (N, 3, H, W) -> (activation (N, C, h, w), *maps, *passed ones')
+    trunk: nn.Module  # images (N, 3, H, W) -> (activation (N, C, h, w), *maps, *passed)
     head: Callable[[Tensor], tuple[Any, ...]]  # activation -> (outputs, *maps)
     trunk_gates: tuple[str, ...]
     head_gates: tuple[str, ...]
-    pooled_linear: nn.Linear | None  # set where the head is just average pooling and this layer
+    pooled_linear: nn.Linear | None  # set if the head is just average pooling and this layer
     passed: tuple["Cut", ...] = ()  # cuts at earlier layers, whose activations come out as well
-    places: Mapping[str, Place] = field(default_factory=dict)  # of each gate of trunk and head
+    places: Mapping[str, Place] = field(default_factory=dict)  # where each gate stands
 
     @property
     def cuts(self) -> tuple["Cut", ...]:
@@ -72,7 +72,7 @@ class Cut:
     def run_trunk(self, images: Tensor) -> tuple[Tensor, Maps]:
         """Images (N, 3, H, W) -> activation (N, C, h, w), gate maps up to it. No gradient.
 
-        Activations of the layers that it passes are in the maps, under their layers' names.
+        The maps also hold the activations of passed layers, under the layers' names.
         """
         with torch.inference_mode():
             activation, *maps = self.trunk(images)
@@ -80,7 +80,7 @@ class Cut:
         return activation, dict(zip(names, maps, strict=True))
 
     def run_head(self, activation: Tensor) -> tuple[Any, Maps]:
-        """Activation (N, C, h, w) -> outputs and the gate maps behind it.
+        """Activation (N, C, h, w) -> outputs and the maps of the gates behind the cut.
 
         A classifier's outputs are logits (N, classes). Differentiable in the activation if that
         requires a gradient.
@@ -92,8 +92,8 @@ class Cut:
 def cut_at(network: nn.Module, layer: str | Sequence[str]) -> Cut:
     """Cut `network` behind the module named `layer`. The network itself is left as it is.
 
-    Of several layers, the last in the network is where it is cut; the others are `passed`. Raises
-    UnknownName if there is no such module, CannotCut if a path leads around its output.
+    Of several layers, it cuts behind the one that is last in the network; the others are `passed`.
+    Raises UnknownName if there is no such module, CannotCut if a path leads around its output.
     """
     tracer = _Tracer()
     with _TRACING:
@@ -115,7 +115,7 @@ def _cut(
     layer: str,
     passed: Sequence[Cut] = (),
 ) -> Cut:
-    """The traced network in two, behind the output of `layer`. Raises CannotCut."""
+    """Cut the traced network in two behind the output of `layer`. Raises CannotCut."""
     cut = outputs[layer]
     gates: dict[str, fx.Node] = {}
     places: dict[str, Place] = {}
@@ -134,7 +134,7 @@ def _cut(
     head = _subgraph(network, graph, cut, [logits, *head_gates.values()])
     if head is None or trunk is None:
         raise CannotCut(
-            f"Layer '{layer}' is no place to cut: a path from the image leads around it. "
+            f"Cannot cut behind layer '{layer}': a path from the image leads around it. "
             "Choose the output of a whole block."
         )
     return Cut(
@@ -150,13 +150,13 @@ def _cut(
 
 
 def _block_of(path: str, network: nn.Module) -> str:
-    """The block that holds a gate; of a network that names none, the module around the gate."""
+    """The block that holds a gate; if the network names no blocks, the module around the gate."""
     holders = [block for block in blocks(network) if path.startswith(f"{block}.")]
     return holders[-1] if holders else path.rpartition(".")[0]
 
 
 def _ancestors(node: fx.Node) -> set[fx.Node]:
-    """The node and all that it is computed from."""
+    """The node and all nodes from which it is computed."""
     found: set[fx.Node] = set()
     open_nodes = [node]
     while open_nodes:
@@ -197,7 +197,7 @@ def _subgraph(
 
 
 def _pooled_linear(head: nn.Module) -> nn.Linear | None:
-    """The head's linear layer if the head is exactly pooling to 1 x 1, flattening and it."""
+    """The head's linear layer, if the head does only this: pool to 1 x 1, flatten, linear."""
     assert isinstance(head, fx.GraphModule)
     steps = [node for node in head.graph.nodes if node.op not in ("placeholder", "output")]
     if len(steps) != 3 or steps[0].op != "call_module" or steps[2].op != "call_module":

@@ -1,8 +1,7 @@
-"""Gates as inputs: a cut network that is told what chosen gates say, and works out the rest.
+"""Gates as inputs: a cut network takes the maps of chosen gates and computes everything else.
 
-An intervention on a trained network, not a retraining. Whatever is given for a gate takes the
-place of its map; gates behind it see features that are changed by it. Nothing is stored on a
-module, as in `cut.py`.
+This intervenes in a trained network without retraining it. A given map replaces the gate's own, and
+later gates see the features that it changed. As in `cut.py`, nothing is stored on a module.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +28,7 @@ class Intervened:
     def run_trunk(self, images: Tensor, gates: Mapping[str, Tensor]) -> tuple[Tensor, Maps]:
         """`Cut.run_trunk` with these maps for the chosen gates, each of a shape that fits.
 
-        A scalar fits every gate: 1 holds it open. The given maps come out among the others.
+        A scalar fits every gate: 1 holds it open. The given maps are returned among the others.
         """
         with torch.inference_mode():
             activation, *maps = self.trunk(images, *(gates[name] for name in self.trunk_inputs))
@@ -43,7 +42,7 @@ class Intervened:
 
 
 def intervene(cut: Cut, gates: Sequence[str]) -> Intervened:
-    """Make inputs of these gates, named as in `cut.places`.
+    """Turn these gates, named as in `cut.places`, into inputs.
 
     Raises UnknownName for a gate that the network does not have, CBAMLensError if the cut's trunk
     runs in a back end: only a traced trunk can be changed.
@@ -52,7 +51,7 @@ def intervene(cut: Cut, gates: Sequence[str]) -> Intervened:
         if name not in cut.places:
             raise UnknownName.of("gate", name, cut.places)
     if not isinstance(cut.trunk, fx.GraphModule) or not isinstance(cut.head, fx.GraphModule):
-        raise CBAMLensError(f"The trunk up to '{cut.layer}' runs in a back end: cut anew.")
+        raise CBAMLensError(f"The trunk up to '{cut.layer}' runs in a back end. Cut again.")
     trunk_inputs = tuple(name for name in cut.trunk_gates if name in gates)
     head_inputs = tuple(name for name in cut.head_gates if name in gates)
     return Intervened(
@@ -73,7 +72,7 @@ def _with_inputs(
     changed = fx.GraphModule(part, graph)
     _, *outputs = next(node for node in graph.nodes if node.op == "output").args[0]
     start = next(node for node in graph.nodes if node.op == "placeholder")
-    for name in reversed(chosen):  # each goes right behind the start: the last comes first
+    for name in reversed(chosen):  # each is inserted right after the start: begin with the last
         own = outputs[gates.index(name)]
         with graph.inserting_after(start):
             given = graph.placeholder(name.replace(".", "_"))

@@ -1,7 +1,7 @@
-"""Rewrite a traced trunk so that it passes over memory less often; what it returns stays the same.
+"""Rewrite a traced trunk so that it passes over memory less often; its outputs stay the same.
 
-For inference only, and equal to the plain form but for rounding (about 1e-6 of an activation):
-each pass below looks at one pattern in the graph, whatever network or attention it came from.
+For inference only. Outputs differ from the plain form's by rounding (about 1e-6 of an activation).
+Each pass below looks for one pattern in the graph, whatever the network or its attention.
 """
 
 import operator
@@ -19,16 +19,16 @@ Change = Callable[[fx.GraphModule], None]  # in place
 
 
 def fuse(trunk: fx.GraphModule, folded: Folded | None = None, *first: Change) -> fx.GraphModule:
-    """The same trunk in fewer passes. The one given, and its modules, stay as they are.
+    """The same trunk in fewer passes. The given trunk and its modules stay as they are.
 
-    Expects eval mode: a norm that is folded away no longer learns. Changes in `first` go before
-    those that every network gets.
+    Expects eval mode: a folded norm no longer learns. Changes in `first` come before those that
+    every network gets.
     """
     return rewritten(trunk, folded, *first, join_products_with_sums, reuse_buffers)
 
 
 def rewritten(trunk: fx.GraphModule, folded: Folded | None, *changes: Change) -> fx.GraphModule:
-    """A copy of the trunk, its norms folded away and then changed by each change in turn."""
+    """A copy of the trunk with its norms folded, then each change applied in turn."""
     copy = fx.GraphModule(trunk, _copy(trunk.graph))
     fold_norms(copy, {} if folded is None else folded)
     for change in changes:
@@ -63,7 +63,7 @@ def fold_norms(module: fx.GraphModule, folded: Folded) -> None:
 
 
 def join_products_with_sums(module: fx.GraphModule) -> None:
-    """`x * gate + identity` -> addcmul: one pass, and the product is never written down."""
+    """`x * gate + identity` -> addcmul: one pass, and the product is never stored."""
     for add in list(module.graph.nodes):
         if not _calls(add, operator.add, torch.add) or len(add.args) != 2 or add.kwargs:
             continue
@@ -80,7 +80,7 @@ def join_products_with_sums(module: fx.GraphModule) -> None:
 
 
 def reuse_buffers(module: fx.GraphModule) -> None:
-    """`relu(x)` overwrites x where nobody else looks at x: one buffer less to fetch and to fill."""
+    """`relu(x)` overwrites x if nothing else reads x: one buffer less to read and to write."""
     for node in list(module.graph.nodes):
         if _calls(node, torch.relu) and _fresh(module, node.args[0]):
             node.target = torch.relu_
@@ -89,10 +89,11 @@ def reuse_buffers(module: fx.GraphModule) -> None:
 def replace_gates(
     module: fx.GraphModule, gates: Callable[..., nn.Module], overwritten: bool
 ) -> None:
-    """CBAM in its usual form -> one call of `gates`, made from its layers.
+    """Replace CBAM in its usual form by one call of `gates`, made from its layers.
 
-    It is found by comparison with CBAM's own graph; other forms, the ablations, stay as they are.
-    `overwritten`: the feature map is lost, so it has to be a convolution's and nobody else's.
+    It is found by comparison with CBAM's own graph; other forms, such as the ablations, stay as
+    they are. `overwritten`: the call destroys its input, so this is done only where the input is a
+    convolution's output that nothing else reads.
     """
     usual = fx.symbolic_trace(CBAM(16).eval())
     fold_norms(usual, {})
@@ -131,7 +132,7 @@ def _alike(
     node: fx.Node,
     found: dict[fx.Node, fx.Node],
 ) -> bool:
-    """Whether `node` is computed as `like` is; `found` collects what is what."""
+    """Whether `node` is computed as `like` is; `found` maps the pattern's nodes to ours."""
     if like in found or like.op == "placeholder":
         return found.setdefault(like, node) is node
     layer, like_layer = _module_of(module, node), _module_of(pattern, like)
@@ -139,7 +140,7 @@ def _alike(
         return False
     if like_layer is None and like.target != node.target:
         return False
-    for other, others in list(found.items()):  # one layer called twice is one layer here, too
+    for other, others in list(found.items()):  # a layer used twice there is used twice here
         if like_layer is not None and (other.target == like.target) != (
             others.target == node.target
         ):
@@ -170,7 +171,7 @@ def _calls(node: object, *functions: Callable[..., Tensor]) -> bool:
 
 
 def _joinable(node: object) -> bool:
-    """A product of two tensors that only its sum uses."""
+    """Whether this is a product of two tensors with only one reader."""
     return (
         isinstance(node, fx.Node)
         and _calls(node, operator.mul, torch.mul)
@@ -180,7 +181,7 @@ def _joinable(node: object) -> bool:
 
 
 def _fresh(module: fx.GraphModule, node: object) -> bool:
-    """A convolution's, sum's or product's own output, made for one reader; no view of another."""
+    """Whether this is a new tensor (a convolution, sum or product; no view) with one reader."""
     if not isinstance(node, fx.Node) or len(node.users) != 1:
         return False
     return isinstance(_module_of(module, node), nn.Conv2d) or _calls(
