@@ -23,6 +23,7 @@ from torch.utils.tensorboard import SummaryWriter
 from cbam.attention import Gate
 from cbam.backbones import build
 from cbam.training.data import InMemory, Stacked, batches, normalise
+from cbam.training.precision import chosen_precision
 from cbam.training.recipe import Recipe
 
 
@@ -50,9 +51,14 @@ def train(
     Leaves `checkpoint.pt`, TensorBoard events and at the end `weights.safetensors`: float32, of the
     moving average if the recipe asks for one.
     """
-    accelerator = Accelerator(mixed_precision=recipe.precision)
     run.mkdir(parents=True, exist_ok=True)
     checkpoint = run / "checkpoint.pt"
+    state = None
+    if checkpoint.exists():  # on the CPU: the device is the accelerator's to choose
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    before = state.get("precision", "bf16") if state else None  # it was not kept when it was fixed
+    precision = chosen_precision(recipe, attention, run, before)
+    accelerator = Accelerator(mixed_precision=precision)
 
     torch.manual_seed(recipe.seed)
     plain = build(recipe.backbone, **recipe.build_options(attention))
@@ -66,8 +72,7 @@ def train(
     steps = len(dataset) // (recipe.batch_size * accelerator.num_processes)
     schedule = LambdaLR(optimizer.optimizer, lambda step: recipe.rate(step / steps))
     first = 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=accelerator.device, weights_only=True)
+    if state:
         plain.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
@@ -113,6 +118,7 @@ def train(
                 "optimizer": optimizer.state_dict(),
                 "schedule": schedule.state_dict(),
                 "epoch": epoch + 1,
+                "precision": precision,
             }
             partial = checkpoint.with_suffix(".partial")
             torch.save(state, partial)

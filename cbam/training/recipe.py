@@ -66,7 +66,7 @@ class Recipe(BaseModel):
     crop_scale_min: float = 0.25  # random resized crop: smallest share of the photo's area
     colour_jitter: float = 0.0  # brightness, contrast, saturation; 0: none
     ema_decay: float = 0.998  # average of the weights, per step; 0: the last weights
-    precision: Literal["bf16", "no"] = "bf16"  # mixed precision on CPU and GPU; "no": float32
+    precision: Literal["auto", "bf16", "no"] = "auto"  # "no": float32; auto: the faster one here
     test_size_px: int = 192  # what the trained model is given
     test_fit: Literal["stretch", "crop"] = "crop"  # whole frame squashed, or centre crop
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
