@@ -116,7 +116,7 @@ print(sorted(late)[len(late) * 99 // 100])
 
 async def separately(url: str, clients: int, rounds: int) -> list[Asked]:
     """`crowd` in a process of its own."""
-    program = Path(__file__).with_name("crowd.py")
+    program = Path(__file__).parent / "support" / "crowd.py"
     paths = os.pathsep.join((str(program.parent), str(program.parent.parent)))
     running = await asyncio.create_subprocess_exec(
         sys.executable,

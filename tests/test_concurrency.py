@@ -175,8 +175,9 @@ def test_hooks_on_a_shared_network_do_not_pass(tiny_models: Path) -> None:
 
 def hooked(models: Path, threads: int) -> float:
     """How many answers of hooked.py are wrong or missing; all if its process crashes."""
-    program = Path(__file__).with_name("hooked.py")
-    paths = os.pathsep.join((str(program.parent), str(program.parent.parent)))
+    program = Path(__file__).parent / "support" / "hooked.py"
+    tests = Path(__file__).parent
+    paths = os.pathsep.join(map(str, (program.parent, tests, tests.parent)))
     ended = subprocess.run(
         [sys.executable, program, models, str(threads)],
         capture_output=True,
