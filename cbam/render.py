@@ -1,21 +1,14 @@
-"""Maps -> pictures: colour maps, overlays on the photo, and sheets of several models.
+"""Maps -> pictures: colour maps, and overlays on the photo.
 
 Colours are computed in float and rounded once. A map is scaled by its own maximum unless a shared
-one is given. A map with no positive value is never painted; the sheets say so instead.
+one is given. A map with no positive value is never painted.
 """
-
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from cbam.images.preprocess import Box
-
-if TYPE_CHECKING:
-    pass
 
 Floats = NDArray[np.float32]
 
@@ -32,7 +25,6 @@ COLOUR_MAPS: dict[str, tuple[tuple[int, int, int], ...]] = {
         (34, 168, 132), (68, 191, 112), (122, 209, 81), (189, 223, 38), (253, 231, 37),
     ),
 }  # fmt: skip
-NO_EVIDENCE = "no positive evidence"
 
 
 FLAT = 1e-6  # a gate that varies less says nothing about where
