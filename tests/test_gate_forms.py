@@ -58,6 +58,23 @@ def test_both_forms_are_the_modules(form: Any, shape: tuple[int, ...], kernel: i
                 torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kernel", [3, 7])
+def test_both_forms_are_the_modules_dilated(form: Any, kernel: int) -> None:
+    torch.manual_seed(3)
+    attention = trained(CBAM(16, kernel=kernel))
+    assert attention.channel is not None
+    assert attention.spatial is not None
+    x = torch.randn(2, 16, 10, 9) * 3
+    with torch.inference_mode():
+        usual = attention.spatial(x * attention.channel(x))
+        attention.spatial.dilate(2)
+        expected = attention.spatial(x * attention.channel(x))
+        _, _, found = formed(form, attention)(x.clone())
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert (usual - expected).abs().max() > 0.01
+
+
 def test_a_map_all_below_zero_has_its_maxima_found() -> None:
     attention = trained(CBAM(8))
     x = -1 - torch.rand(1, 8, 6, 6)

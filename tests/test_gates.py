@@ -175,3 +175,25 @@ def test_an_even_kernel_is_refused(kernel: int):
 def test_a_learned_squeeze_asks_for_the_number_of_channels():
     with pytest.raises(ValueError, match="channels="):
         SpatialGate(squeeze="conv")
+
+
+def test_a_dilated_spatial_gate_sees_what_it_saw_with_features_twice_as_dense():
+    torch.manual_seed(0)
+    gate = SpatialGate().eval()
+    torch.nn.init.ones_(gate.bn.weight)
+    dense = torch.randn(2, 4, 13, 10)
+    with torch.no_grad():
+        expected = gate(dense[:, :, ::2, ::2])
+        gate.dilate(2)
+        found = gate(dense)
+    assert found.shape == (2, 1, 13, 10)
+    assert_close(found[:, :, ::2, ::2], expected)
+
+
+def test_a_dilated_channel_gate_is_the_same():
+    torch.manual_seed(0)
+    gate = ChannelGate(8)
+    x = torch.randn(2, 8, 5, 5)
+    expected = gate(x)
+    gate.dilate(2)
+    assert torch.equal(gate(x), expected)

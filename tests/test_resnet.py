@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import cbam
 from cbam.attention import ATTENTION
 from cbam.backbones import BACKBONES, blocks
-from cbam.errors import UnknownName
+from cbam.errors import OptionClash, UnknownName
 
 MakeNetwork = Callable[..., nn.Module]
 
@@ -43,6 +43,64 @@ def test_torchvisions_weights_load_strictly_and_give_the_same_logits(name: str):
     images = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
         assert_close(ours(images), theirs(images), atol=1e-5, rtol=1e-5)
+
+
+DILATED = [(False, False, True), (False, True, True), (True, False, True)]
+
+
+@pytest.mark.parametrize("dilated", DILATED, ids=str)
+def test_a_dilated_network_gives_torchvisions_logits(dilated: tuple[bool, bool, bool]):
+    torch.manual_seed(0)
+    theirs = torchvision.models.resnet50(
+        weights=None, replace_stride_with_dilation=list(dilated)
+    ).eval()
+    ours = cbam.build("resnet50", replace_stride_with_dilation=dilated).eval()
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    images = torch.randn(2, 3, 64, 96)
+    with torch.inference_mode():
+        assert_close(ours(images), theirs(images), atol=1e-5, rtol=1e-5)
+
+
+def last_stage(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """What a network's last stage puts out."""
+    seen: list[torch.Tensor] = []
+    handle = network.layer4.register_forward_hook(lambda module, args, out: seen.append(out))
+    with torch.inference_mode():
+        network(images)
+    handle.remove()
+    return seen[0]
+
+
+@pytest.mark.parametrize("stride_in", ["3x3", "1x1"])
+@pytest.mark.parametrize("attention", ["none", "cbam"])
+def test_where_both_look_a_dilated_stage_sees_what_the_strided_one_sees(
+    make_network: MakeNetwork, attention: str, stride_in: str
+):
+    # Spatial gates alone: a channel gate pools over all places, of which there are more.
+    options: dict[str, Any] = {"stride_in": stride_in}
+    if attention == "cbam":
+        options["attention_options"] = {"gates": "spatial"}
+    strided = make_network(attention, "resnet50", **options)
+    dilated = make_network(
+        attention, "resnet50", replace_stride_with_dilation=(False, False, True), **options
+    )
+    images = torch.randn(2, 3, 160, 144)
+    few, many = last_stage(strided, images), last_stage(dilated, images)
+    assert (few.shape[2:], many.shape[2:]) == ((5, 5), (10, 9))
+    assert_close(many[:, :, ::2, ::2], few, atol=1e-4, rtol=1e-4)
+
+
+def test_basic_blocks_are_not_dilated_as_in_torchvision():
+    with pytest.raises(OptionClash, match=r"bottleneck.*ResNet-50"):
+        cbam.build("resnet18", replace_stride_with_dilation=(False, False, True))
+    with pytest.raises(NotImplementedError):
+        torchvision.models.resnet18(replace_stride_with_dilation=[False, False, True])
+
+
+@pytest.mark.parametrize("given", [(), (True,), (False, False, False, True)])
+def test_dilation_is_said_for_three_stages(given: tuple[bool, ...]):
+    with pytest.raises(UnknownName, match="three of true and false"):
+        cbam.build("resnet50", replace_stride_with_dilation=given)
 
 
 # The paper's Table 4 to the last parameter. SE adds an MLP with biases to every block,

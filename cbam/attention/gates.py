@@ -37,6 +37,12 @@ class Gate(nn.Module):
 
     kind: ClassVar[Kind]
 
+    def dilate(self, factor: int) -> None:
+        """See the same with features that are sampled `factor` times more densely.
+
+        A gate that looks at single places or at all of them has nothing to do.
+        """
+
 
 class ChannelGate(Gate):
     """Which channels matter: (N, C, H, W) -> map (N, C, 1, 1) in (0, 1).
@@ -106,6 +112,12 @@ class SpatialGate(Gate):
         self.conv = nn.Conv2d(planes, 1, kernel, padding=kernel // 2, bias=False)
         self.bn = nn.BatchNorm2d(1, momentum=0.01)
         nn.init.zeros_(self.bn.weight)
+
+    def dilate(self, factor: int) -> None:
+        """The window takes every `factor`-th place; its weights stay."""
+        rows, columns = self.conv.kernel_size
+        self.conv.dilation = (factor, factor)
+        self.conv.padding = (factor * (rows // 2), factor * (columns // 2))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.squeeze is not None:

@@ -35,8 +35,9 @@ BACKBONES: dict[str, Backbone] = {
 def build(name: str, attention: str = PLAIN, num_classes: int = 1000, **options: Any) -> nn.Module:
     """A network with fresh weights: images (N, 3, H, W) -> logits (N, num_classes).
 
-    `options` go to the backbone (`attention_options=`, `width=`, `stem=`, `stride_in=`).
-    Raises UnknownName for a backbone or attention that is in no table.
+    `options` go to the backbone (`attention_options=`, `width=`, `stem=`, `stride_in=`,
+    `replace_stride_with_dilation=`). Raises UnknownName for a backbone or attention that is in no
+    table.
     """
     if name not in BACKBONES:
         raise UnknownName.of("backbone", name, BACKBONES)

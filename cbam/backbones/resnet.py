@@ -6,14 +6,14 @@ state dicts load strictly into the plain network. Nothing is done in place: an a
 map that the trunk returns must stay what it was when it was computed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from cbam.attention import ATTENTION, PLAIN
-from cbam.errors import UnknownName
+from cbam.attention import ATTENTION, PLAIN, Gate
+from cbam.errors import OptionClash, UnknownName
 
 Stem = Literal["imagenet", "small"]
 StrideIn = Literal["3x3", "1x1"]
@@ -26,9 +26,20 @@ class BasicBlock(nn.Module):
     expansion = 1
 
     def __init__(
-        self, inplanes: int, planes: int, stride: int, stride_in: StrideIn, make: AttentionMaker
+        self,
+        inplanes: int,
+        planes: int,
+        stride: int,
+        dilations: tuple[int, int],
+        stride_in: StrideIn,
+        make: AttentionMaker,
     ) -> None:
         super().__init__()
+        if dilations != (1, 1):
+            raise OptionClash(
+                "replace_stride_with_dilation needs bottleneck blocks, which ResNet-50 and 101 "
+                "have; ResNet-18 and 34 keep their strides, as torchvision's do."
+            )
         self.conv1 = nn.Conv2d(inplanes, planes, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
         self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
@@ -48,23 +59,38 @@ class Bottleneck(nn.Module):
     """1x1, 3x3, 1x1 convolutions (ResNet-50, 101): (N, inplanes, H, W) -> (N, 4 planes, ...).
 
     The stride sits in the 3x3 (torchvision and the authors' code) or in the first 1x1 (the original
-    ResNet, with which the paper's GFLOPs agree).
+    ResNet, with which the paper's GFLOPs agree). `dilations`: how much denser than by strides alone
+    the block's input and its output are sampled.
     """
 
     expansion = 4
 
     def __init__(
-        self, inplanes: int, planes: int, stride: int, stride_in: StrideIn, make: AttentionMaker
+        self,
+        inplanes: int,
+        planes: int,
+        stride: int,
+        dilations: tuple[int, int],
+        stride_in: StrideIn,
+        make: AttentionMaker,
     ) -> None:
         super().__init__()
+        before, behind = dilations
+        # The 3x3 looks at the block's input if it strides itself, else at what the 1x1 left.
+        dilation = behind if stride_in == "1x1" else before
         in_1x1, in_3x3 = (stride, 1) if stride_in == "1x1" else (1, stride)
         self.conv1 = nn.Conv2d(inplanes, planes, 1, in_1x1, bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
-        self.conv2 = nn.Conv2d(planes, planes, 3, in_3x3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(
+            planes, planes, 3, in_3x3, padding=dilation, dilation=dilation, bias=False
+        )
         self.bn2 = nn.BatchNorm2d(planes)
         self.conv3 = nn.Conv2d(planes, 4 * planes, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(4 * planes)
         self.attention = make(4 * planes)
+        for module in self.attention.modules():
+            if isinstance(module, Gate):
+                module.dilate(behind)
         self.downsample = _downsample(inplanes, 4 * planes, stride)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,8 +113,11 @@ class ResNet(nn.Module):
 
     `attention` is a name in ATTENTION, `attention_options` its own options; `width` the channels
     of the first stage; `stem` "imagenet" (7x7, stride 2, max-pool) or "small" (3x3, no pooling;
-    for images of some 64 pixels). Raises UnknownName for another attention, stem or stride.
-    `block_names` lists its blocks, the first one first.
+    for images of some 64 pixels). `replace_stride_with_dilation`, as torchvision's: whether the
+    second, third, fourth stage keeps the size of its input, its windows dilated instead; the same
+    weights then see the same, on maps of more places. Raises UnknownName for another attention,
+    stem or place of the stride, OptionClash for basic blocks to be dilated. `block_names` lists its
+    blocks, the first one first.
     """
 
     def __init__(
@@ -101,6 +130,7 @@ class ResNet(nn.Module):
         width: int = 64,
         stem: Stem = "imagenet",
         stride_in: StrideIn = "3x3",
+        replace_stride_with_dilation: Sequence[bool] = (False, False, False),
     ) -> None:
         super().__init__()
         if attention not in ATTENTION:
@@ -109,6 +139,12 @@ class ResNet(nn.Module):
             raise UnknownName.of("stem", stem, get_args(Stem))
         if stride_in not in get_args(StrideIn):
             raise UnknownName.of("place of the stride", stride_in, get_args(StrideIn))
+        if len(replace_stride_with_dilation) != 3:
+            raise UnknownName.of(
+                "replace_stride_with_dilation",
+                list(replace_stride_with_dilation),
+                ("three of true and false, for the second, third and fourth stage",),
+            )
         options = attention_options or {}
 
         def make(channels: int) -> nn.Module:
@@ -122,13 +158,18 @@ class ResNet(nn.Module):
             self.maxpool = nn.Identity()
         self.bn1 = nn.BatchNorm2d(width)
         stages: list[nn.Sequential] = []
-        inplanes = width
-        for stage, depth in enumerate(depths):
+        inplanes, dilation = width, 1
+        for stage, (depth, dilated) in enumerate(
+            zip(depths, (False, *replace_stride_with_dilation), strict=True)
+        ):
             planes = width * 2**stage
             blocks: list[nn.Module] = []
             for index in range(depth):
-                stride = 2 if stage > 0 and index == 0 else 1
-                blocks.append(block(inplanes, planes, stride, stride_in, make))
+                stride, before = 1, dilation
+                if stage > 0 and index == 0:
+                    stride, dilation = (1, 2 * dilation) if dilated else (2, dilation)
+                dilations = (before, dilation)
+                blocks.append(block(inplanes, planes, stride, dilations, stride_in, make))
                 inplanes = planes * block.expansion
             stages.append(nn.Sequential(*blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages

@@ -21,8 +21,8 @@ Floats = np.ndarray[Any, np.dtype[np.float32]]
 Bits = np.ndarray[Any, np.dtype[np.int32]]
 
 COMPILED: Callable[[Callable[..., None]], Callable[..., None]] = njit(
-    "void(f4[:,:,:,::1], i4[:,:,:,::1], f4[:,::1], f4[::1], f4[:,::1], f4[::1], f4[:,:,::1], f4, "
-    "f4[:,::1], f4[:,:,::1])",
+    "void(f4[:,:,:,::1], i4[:,:,:,::1], f4[:,::1], f4[::1], f4[:,::1], f4[::1], f4[:,:,::1], i8, "
+    "f4, f4[:,::1], f4[:,:,::1])",
     fastmath=FAST,
     nogil=True,
     error_model="numpy",
@@ -42,6 +42,7 @@ class CompiledGates(nn.Module):
             np.ascontiguousarray(each.detach().float().numpy())
             for each in (squeeze.weight, squeeze.bias, excite.weight.T, excite.bias, conv.weight[0])
         )
+        self.step = int(conv.dilation[0])
         self.shift = 0.0 if conv.bias is None else float(conv.bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -54,6 +55,7 @@ class CompiledGates(nn.Module):
             features,
             features.view(np.int32),
             *self.weights,
+            self.step,
             self.shift,
             channel.view(count, channels).numpy(),
             spatial.view(count, height, width).numpy(),
@@ -70,12 +72,14 @@ def _gates(
     excite: Floats,  # (C / r, C)
     excite_shift: Floats,
     kernel: Floats,  # (2, k, k): over the maxima, over the means
+    step: int,  # between the places that the kernel looks at
     shift: float,
     channel: Floats,  # (N, C), written
     spatial: Floats,  # (N, H, W), written
 ) -> None:
     count, height, width, channels = x.shape
-    reach = kernel.shape[1] // 2
+    side = kernel.shape[1]
+    reach = side // 2 * step
     total, top = np.empty(channels, np.float32), np.empty(channels, np.float32)
     planes = np.zeros((2, height + 2 * reach, width + 2 * reach), np.float32)
     row_sum = np.empty(width, np.float32)
@@ -125,11 +129,11 @@ def _gates(
         for h in range(height):
             row_sum[:] = shift
             for plane in range(2):
-                for dh in range(2 * reach + 1):
-                    for dw in range(2 * reach + 1):
+                for dh in range(side):
+                    for dw in range(side):
                         weight = kernel[plane, dh, dw]
                         for w in range(width):
-                            row_sum[w] += weight * planes[plane, h + dh, w + dw]
+                            row_sum[w] += weight * planes[plane, h + dh * step, w + dw * step]
             for w in range(width):
                 spatial[n, h, w] = one / (one + np.exp(-row_sum[w]))
 
