@@ -24,7 +24,7 @@ RUN python3 -m venv --without-pip /opt/python \
 FROM ${BASE} AS code
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY cbam cbam
 COPY app app
 COPY models models
