@@ -20,7 +20,7 @@ from cbam.explain.explanation import Explanation
 from cbam.explain.question import DEFAULTS, Layers, Options, resolve
 from cbam.images.decode import decode, upright_rgb
 from cbam.trace.cut import Cut, cut_at
-from cbam.trace.rewrite import Folded
+from cbam.trace.rewrite import Folded, share_weights
 
 CUTS_KEPT = 64  # a model's cuts; anyone may ask for any set of layers
 
@@ -132,4 +132,6 @@ def load(name: str | Path, backend: str = EAGER) -> Model:
         if str(name) not in known:
             raise UnknownName.of("model", name, known)
         card = known[str(name)]
-    return Model(card, load_network(card), backend)
+    model = Model(card, load_network(card), backend)
+    share_weights(model._folded)
+    return model

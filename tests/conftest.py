@@ -1,5 +1,6 @@
 """What many tests need: tiny networks with lively weights, models around them, and photos."""
 
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -82,6 +83,12 @@ def make_model(make_network: Callable[..., nn.Module]) -> Callable[..., Model]:
         return Model(card, network, backend)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def bundled() -> Callable[[str], Model]:
+    """A model that comes with the project, by name; each is loaded once a run."""
+    return functools.cache(cbam.load)
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,9 @@ from cbam.cards.card import Card, load_network, read_card, write_card
 from cbam.cards.int8 import QUANTISE_FROM, SCALE, quantise, widen
 from cbam.errors import BadCard, UnknownName
 from cbam.images.preprocess import Preprocess
+from cbam.model import Model
+from cbam.trace.cut import cut_at
+from cbam.trace.rewrite import fuse, share_weights
 
 MakePhoto = Callable[..., Image.Image]
 MakeNetwork = Callable[..., nn.Module]
@@ -175,6 +178,46 @@ def test_a_folder_loads_as_a_model(folder: Path, make_photo: MakePhoto):
     assert len(explanation.attention) == 8
 
 
+def test_a_loaded_model_holds_its_weights_once(folder: Path, make_photo: MakePhoto):
+    model = cbam.load(folder)
+    model.explain(make_photo(), layer="layer3.0")
+    held = {each.untyped_storage().data_ptr() for each in model.network.parameters()}
+    for cut in (model.cut(), model.cut(("layer3.0",))):
+        run = [module for module in cut.trunk.modules() if isinstance(module, nn.Conv2d)]
+        assert len(run) > 10
+        assert {conv.weight.untyped_storage().data_ptr() for conv in run} <= held
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_loaded_models_network_still_is_the_stored_one(folder: Path, training: bool):
+    stored, loaded = load_network(read_card(folder)), cbam.load(folder).network
+    assert stored.state_dict().keys() == loaded.state_dict().keys()
+    images = torch.randn(4, 3, 64, 64)
+    with torch.no_grad():
+        one, other = stored.train(training)(images), loaded.train(training)(images)
+    assert_close(one, other, atol=1e-3, rtol=1e-3)
+
+
+def test_norms_that_shut_a_channel_or_turn_it_over_are_shared_too(make_network: MakeNetwork):
+    network = make_network("none")
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            with torch.no_grad():
+                module.weight[0] = 0
+                module.weight[1] = -0.7
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = network(images)
+        folded: dict[Any, Any] = {}
+        trunk = fuse(cut_at(network, "layer4.1").trunk, folded)
+        activation = trunk(images)[0]
+        share_weights(folded)
+        assert_close(network(images), expected, atol=1e-4, rtol=1e-4)
+        assert_close(trunk(images)[0], activation)
+    assert len(folded) == 20  # every convolution of a ResNet-18, three of them projections
+    assert all(both.weight is conv.weight for (conv, _), both in folded.items())
+
+
 @pytest.mark.parametrize("where", [0, 100, -1])
 def test_a_flipped_byte_in_the_weights_is_found(folder: Path, where: int):
     path = folder / "weights.safetensors"
@@ -243,6 +286,12 @@ def test_weights_of_another_network_are_refused(folder: Path, old: str, new: str
         ("size_px = 64", "size_px = 64\nsize = 3", "size"),
         ("size_px = 64", 'size_px = "large"', "size_px"),
         ('fit = "stretch"', 'fit = "squash"', "squash"),
+        ('attention = "cbam"', 'attention = "bam"', "no attention 'bam', known: none, se, cbam"),
+        (
+            'backbone = "resnet18"',
+            'backbone = "resnet19"',
+            "no backbone 'resnet19', known: resnet18",
+        ),
     ],
 )
 def test_a_card_that_is_not_in_order_is_refused_with_the_reason(
@@ -308,7 +357,7 @@ BUNDLED = cbam.available()
 
 
 @pytest.mark.parametrize("name", BUNDLED)
-def test_a_bundled_model_loads_and_names_its_family(name: str):
+def test_a_bundled_model_loads_and_names_its_family(name: str, bundled: Callable[[str], Model]):
     card = BUNDLED[name]
     assert card.folder.name == name == card.name
     assert card.family
@@ -317,7 +366,7 @@ def test_a_bundled_model_loads_and_names_its_family(name: str):
     assert card.data
     assert card.name.endswith(card.family)
     assert len(set(card.labels)) == len(card.labels) > 1
-    model = cbam.load(name)
+    model = bundled(name)
     assert model.card == card
     assert model.layers
 
@@ -329,8 +378,10 @@ def test_bundled_models_of_a_family_know_the_same_classes_in_the_same_way():
 
 
 @pytest.mark.parametrize("name", BUNDLED)
-def test_a_bundled_models_grad_cam_is_the_packages(name: str, make_photo: MakePhoto):
-    model, hooked = cbam.load(name), load_network(BUNDLED[name])
+def test_a_bundled_models_grad_cam_is_the_packages(
+    name: str, bundled: Callable[[str], Model], make_photo: MakePhoto
+):
+    model, hooked = bundled(name), load_network(BUNDLED[name])
     size = model.card.preprocess.size_px
     block = hooked.get_submodule(model.layers[-1]).requires_grad_(True)  # the rest stays frozen
     painted = 0

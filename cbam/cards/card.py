@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import tomli_w
+import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
@@ -179,8 +180,9 @@ def load_network(card: Card) -> nn.Module:
     """
     data = weights_bytes(card)
     try:
-        network = card.network()
-        network.load_state_dict(widen(parse_safetensors(data)))
+        with torch.device("meta"):  # fresh weights would be drawn and thrown away
+            network = card.network()
+        network.load_state_dict(widen(parse_safetensors(data)), assign=True)
     except (CBAMLensError, RuntimeError, TypeError, SafetensorError) as error:
         raise BadCard(f"The weights of '{card.name}' do not fit its card: {error}") from error
     return network.eval().requires_grad_(False)

@@ -62,6 +62,27 @@ def fold_norms(module: fx.GraphModule, folded: Folded) -> None:
         module.graph.erase_node(norm_node)
 
 
+def share_weights(folded: Folded) -> None:
+    """Let convolutions have the weights that they got when their norms were folded away.
+
+    One copy in memory in place of two. What the given modules compute together stays the same, in
+    training, too: a norm keeps its strength, and its statistics follow the convolution's new scale.
+    """
+    with torch.no_grad():
+        for (conv, norm), both in folded.items():
+            assert isinstance(conv, nn.Conv2d)
+            assert isinstance(both, nn.Conv2d)
+            assert isinstance(norm, nn.BatchNorm2d)
+            assert both.bias is not None
+            strength = norm.weight.abs().clamp(min=norm.eps**0.5)
+            conv.weight = both.weight
+            if conv.bias is not None:
+                conv.bias.zero_()
+            norm.running_mean = norm.bias - both.bias
+            norm.running_var = strength.square() - norm.eps
+            norm.weight.copy_(strength)
+
+
 def join_products_with_sums(module: fx.GraphModule) -> None:
     """`x * gate + identity` -> addcmul: one pass, and the product is never stored."""
     for add in list(module.graph.nodes):
