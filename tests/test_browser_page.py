@@ -391,7 +391,7 @@ def test_another_method_and_layer_are_asked_for_at_once(visit: Visit, jpeg: byte
 
 
 def test_a_method_that_contrasts_classes_offers_them(visit: Visit, jpeg: bytes) -> None:
-    page = visit("/?photo=bell-tower.jpg")
+    page = visit("/?photo=balloon.jpg")
     expect(page.locator("#result")).to_be_visible()
     page.locator(".options summary").click()
     expect(page.get_by_label("Rather than")).to_be_hidden()  # Grad-CAM knows one class
