@@ -31,13 +31,17 @@ class Model:
     `backend`, a name in BACKENDS or "auto", runs the network up to its last block; the attribute
     `backend` says which one was chosen. Up to earlier blocks, "eager" runs it. Raises UnknownName
     for an unknown back end, NotAvailable for one that this machine lacks.
+    `own`: nobody else has the network, so that it may share its weights with what is made of it.
     """
 
-    def __init__(self, card: Card, network: nn.Module, backend: str = EAGER) -> None:
+    def __init__(
+        self, card: Card, network: nn.Module, backend: str = EAGER, own: bool = False
+    ) -> None:
         self.card = card
         self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.layers = blocks(network)
         self.parameters = sum(parameter.numel() for parameter in network.parameters())
+        self._own = own
         self._folded: Folded = {}  # shared by all cuts
         cut = cut_at(self.network, self.layers[-1])
         self._wait = begin(cut, backend, card.preprocess.size_px, self._folded)
@@ -56,15 +60,19 @@ class Model:
 
     @cached_property
     def _whole(self) -> tuple[Cut, str]:
-        return self._wait()
+        made = self._wait()
+        if self._own:
+            share_weights(self._folded)
+        return made
 
     def cut(self, layers: Layers | None = None) -> Cut:
         """The network cut behind the last of these blocks, by default its last; made once and kept.
 
         `layers` as `chosen_layers` gives them: names of blocks in the network's order.
         """
+        whole, _ = self._whole  # first: it settles where the network's weights lie
         if layers is None or layers == (self.layers[-1],):
-            return self._whole[0]
+            return whole
         with self._lock:
             if layers not in self._cuts:
                 cut = cut_at(self.network, layers)
@@ -132,6 +140,4 @@ def load(name: str | Path, backend: str = EAGER) -> Model:
         if str(name) not in known:
             raise UnknownName.of("model", name, known)
         card = known[str(name)]
-    model = Model(card, load_network(card), backend)
-    share_weights(model._folded)
-    return model
+    return Model(card, load_network(card), backend, own=True)

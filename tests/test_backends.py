@@ -19,10 +19,11 @@ from cbam.attention import ATTENTION
 from cbam.backends import choose as backends
 from cbam.backends.choose import BACKENDS, TOLERANCE, Backend, Parity, parity
 from cbam.backends.pytorch import OnGPU
+from cbam.cards.card import write_card
 from cbam.cards.families import available
 from cbam.errors import NotAvailable, UnknownName
 from cbam.images.decode import decode
-from cbam.model import Model
+from cbam.model import Model, load
 from cbam.trace.cut import Cut, cut_at
 
 GALLERY = Path(__file__).parent.parent / "static" / "gallery"
@@ -344,6 +345,25 @@ def test_each_of_the_three_gates_can_close(worse: dict[str, float]):
 def test_parity_over_two_sets_is_the_worse_of_both():
     both = Parity(1e-4, 0.02, 1.0) & Parity(2e-3, 0.001, 0.5)
     assert both == Parity(2e-3, 0.02, 0.75)
+
+
+@pytest.mark.parametrize("backend", ["numba", "openvino"])
+def test_models_are_loaded_side_by_side(
+    backend: str, make_network: Callable[..., nn.Module], make_model: MakeModel, tmp_path: Path
+):
+    folders: list[Path] = []
+    for attention in ("none", "se", "cbam"):
+        card = replace(
+            make_model(attention).card,
+            backbone_options={"width": 8},
+            folder=tmp_path / attention,
+        )
+        folders.append(write_card(card, make_network(attention).state_dict()).folder)
+    with ThreadPoolExecutor(3) as threads:
+        models = list(threads.map(lambda folder: load(folder, backend), folders))
+    for model in models:
+        assert model.backend == backend
+        assert parity(cut_of(model), model.cut(), images()), model.name
 
 
 # The long form, over a folder of photos: benchmarks.parity.

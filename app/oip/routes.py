@@ -13,7 +13,7 @@ Answers are always JSON. Besides the two outputs above there are "labels" and ev
 as "layer4.1.spatial"; a request that names none under "outputs" gets all of them. "parameters" are
 `target`, `method` and `layer`, as in /api/v1/explain.
 
-    curl localhost:8000/v2/models/resnet18-cbam-tiny-imagenet/infer -d '{"inputs": [{"name":
+    curl localhost:8000/v2/models/resnet50-cbam-imagenet/infer -d '{"inputs": [{"name":
         "image", "shape": [1], "datatype": "BYTES", "data": ["'$(base64 -w0 photo.jpg)'"]}]}'
 """
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.functional import conv2d
 
+from cbam.trace.cut import TRACING
 from cbam.trace.rewrite import Folded, replace_gates, rewritten
 
 
@@ -58,7 +59,8 @@ def _openvino_model(trunk: fx.GraphModule, images: Tensor) -> Any:
     properties, hint = openvino.properties, openvino.properties.hint
     # The frontend, because openvino.convert_model reports its use to Google Analytics.
     frontend = openvino.frontend.FrontEndManager().load_by_framework("pytorch")
-    with warnings.catch_warnings():  # torch.jit.trace is deprecated; the decoder needs it
+    # torch.jit.trace is deprecated, but the decoder needs it; and it fails beside another tracing.
+    with TRACING, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # Trace a function: given the module, the decoder would take longer than all the rest. Skip
         # trace's own check, which runs the trunk three more times.

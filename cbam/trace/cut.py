@@ -21,7 +21,7 @@ from cbam.errors import CannotCut, UnknownName
 # layers adds their activations (N, C, h, w) under their names, such as "layer3.1".
 Maps = Mapping[str, Tensor]
 
-_TRACING = threading.Lock()  # torch.fx patches nn.Module for the whole process while it traces
+TRACING = threading.Lock()  # torch.fx patches nn.Module for the whole process while it traces
 
 
 class _Tracer(fx.Tracer):
@@ -41,6 +41,13 @@ class _Tracer(fx.Tracer):
         if isinstance(output, fx.Proxy):
             self.outputs[self.path_of_module(m)] = output.node
         return output
+
+
+def traced(module: nn.Module) -> fx.GraphModule:
+    """The module's graph, traced while other threads may call modules."""
+    with TRACING:
+        graph = _Tracer().trace(module)
+    return fx.GraphModule(module, graph)
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,7 @@ def cut_at(network: nn.Module, layer: str | Sequence[str]) -> Cut:
     Raises UnknownName if there is no such module, CannotCut if a path leads around its output.
     """
     tracer = _Tracer()
-    with _TRACING:
+    with TRACING:
         graph = tracer.trace(network)
     layers = [layer] if isinstance(layer, str) else list(dict.fromkeys(layer))
     for name in layers:

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cbam.attention import CBAM
+from cbam.trace.cut import traced
 
 # (convolution, norm) -> both in one; kept by the caller, so that several trunks share the weights
 Folded = MutableMapping[tuple[nn.Module, nn.Module], nn.Module]
@@ -116,7 +117,7 @@ def replace_gates(
     they are. `overwritten`: the call destroys its input, so this is done only where the input is a
     convolution's output that nothing else reads.
     """
-    usual = fx.symbolic_trace(CBAM(16).eval())
+    usual = traced(CBAM(16).eval())
     fold_norms(usual, {})
     (like_refined,) = next(node for node in usual.graph.nodes if node.op == "output").args
     like_scaled, like_spatial = like_refined.args
