@@ -38,10 +38,15 @@ def measure_model(
     What is not given is not measured. Raises BadCard if `runs` lacks the model's float32 weights.
     """
     measured = Measured()
+    scores: Tensor | None = None
     if val is not None:
-        _measure_val(measured, model, labelled_photos(model.card.class_folders, val), runs)
+        photos = labelled_photos(model.card.class_folders, val)
+        scores = _measure_val(measured, model, photos, runs)
     if boxed is not None:
-        _measure_boxed(measured, model, labelled_photos(model.card.class_folders, boxed, boxes))
+        photos = labelled_photos(model.card.class_folders, boxed, boxes)
+        if scores is None or boxed != val:  # the same photos are asked about once
+            (scores,) = logits(tensors(model, photos), model.network)
+        _measure_boxed(measured, model, photos, scores)
     return measured
 
 
@@ -69,7 +74,8 @@ def against(mine: Measured, others: Mapping[str, Measured]) -> Metrics:
 
 def _measure_val(
     measured: Measured, model: Model, photos: list[Labelled], runs: Path | None
-) -> None:
+) -> Tensor:
+    """Fills in `measured`; the photos' logits: (photos, classes)."""
     networks = [model.network]
     if runs is not None:
         networks.append(_float32_network(model, runs))
@@ -80,10 +86,12 @@ def _measure_val(
     measured.per_photo["top1"] = (scores.argmax(1) == targets).float().numpy()
     if exact:
         measured.metrics["int8"] = _agreement(scores, exact[0], targets)
+    return scores
 
 
-def _measure_boxed(measured: Measured, model: Model, photos: list[Labelled]) -> None:
-    (scores,) = logits(tensors(model, photos), model.network)
+def _measure_boxed(
+    measured: Measured, model: Model, photos: list[Labelled], scores: Tensor
+) -> None:
     right = accuracy(scores, torch.tensor([labelled.target for labelled in photos]))
     mine, base, per_photo = localise(model, photos)
     command = COMMAND + " --boxed"
