@@ -15,6 +15,7 @@ from PIL import Image
 
 from app.inference.cpu import available_cpus, cpu_quota, model_threads
 from app.inference.errors import Busy
+from app.inference.memory import return_freed_memory
 from app.inference.queue import Alive, Batcher, Dropped, Full, Late
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
@@ -226,7 +227,9 @@ class Engine:
         )
         torch.set_num_threads(threads)  # in this thread: OpenMP keeps one number per thread
         blank = Image.new("RGB", (256, 256), "grey")
-        models = [load(card.folder, self.settings.backend) for card in self.cards.values()]
+        folders = [card.folder for card in self.cards.values()]
+        with ThreadPoolExecutor(threads, "load", torch.set_num_threads, (threads,)) as loaders:
+            models = list(loaders.map(lambda each: load(each, self.settings.backend), folders))
         # The package's import takes seconds. Here it delays no request, and meanwhile another
         # thread makes the back ends.
         with suppress(NotAvailable):  # a request for one of its methods reports it
@@ -237,6 +240,7 @@ class Engine:
         for name in dict.fromkeys(model.backend for model in models):
             run = ", ".join(model.name for model in models if model.backend == name)
             log.info("Back end %s (%s) runs %s", name, BACKENDS[name].title, run)
+        return_freed_memory()
 
     def _explain_many(
         self, key: Hashable, asked: Sequence[Asked]
