@@ -41,9 +41,9 @@ class PhotoForm extends HTMLElement {
     return one(this.#form, "[name=method]", HTMLSelectElement);
   }
 
-  /** The class to contrast with; not there if no method contrasts. */
+  /** The class to contrast with, typed where there are too many to list; not there if no method contrasts. */
   get #versus() {
-    return field(this.#form, "versus", HTMLSelectElement);
+    return field(this.#form, "versus", HTMLSelectElement) ?? field(this.#form, "versus", HTMLInputElement);
   }
 
   get #status() {
@@ -85,6 +85,8 @@ class PhotoForm extends HTMLElement {
       choice.value = asked.get(name) ?? choice.value;
       if (choice.selectedIndex === -1) choice.selectedIndex = 0; // no such method: the usual one
     }
+    const typed = field(this.#form, "versus", HTMLInputElement);
+    if (typed) typed.value = asked.get("versus") ?? typed.value;
     if (this.#photo && !result && !document.getElementById("error")) this.#ask();
   }
 
