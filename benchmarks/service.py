@@ -30,6 +30,7 @@ from app.main import bundled, create_app
 from app.settings import Settings
 from benchmarks.subjects import Plan
 from benchmarks.table import Row, Side, at_least
+from cbam.backends.choose import AUTO, EAGER
 from cbam.explain.question import resolve
 
 SECTION = "service"
@@ -50,6 +51,8 @@ def measure(plan: Plan, models_folder: Path | None = None) -> Iterator[Row]:
 async def _measure(plan: Plan, models_folder: Path | None) -> list[Row]:
     # The user's settings hold for both sides, except those that would turn clients away.
     settings = Settings(models_folder=models_folder, rate_limit="", api_keys=())
+    if settings.backend == AUTO:  # each process would choose for itself
+        settings = settings.model_copy(update={"backend": EAGER})
     photo = (bundled("static") / "gallery" / "dog.jpg").read_bytes()
     try:
         async with _server(settings) as port, _engine(settings) as engine:
@@ -148,6 +151,7 @@ async def _server(settings: Settings) -> AsyncGenerator[int, None]:
     Raises RuntimeError with its last words if it ends, or is not ready after START_S.
     """
     changes = {"CBAM_LENS_RATE_LIMIT": "", "CBAM_LENS_API_KEYS": ""}
+    changes["CBAM_LENS_BACKEND"] = settings.backend
     if settings.models_folder is not None:
         changes["CBAM_LENS_MODELS_FOLDER"] = str(settings.models_folder)
     with tempfile.TemporaryFile() as log:

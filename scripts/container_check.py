@@ -43,6 +43,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from app.main import create_app  # noqa: E402
+from app.settings import Settings  # noqa: E402
 
 SUITE = "bookworm"  # its Python is 3.11
 BUNDLE = "/etc/ssl/certs/ca-certificates.crt"  # where Debian keeps certificates, in the base too
@@ -211,7 +212,9 @@ def compare(theirs: httpx.Client) -> None:
     """Every photo of the gallery: the container's answer is the app's."""
     photos = sorted((ROOT / "static" / "gallery").glob("*.jpg"))
     worst, took_ms = 0.0, []
-    with TestClient(create_app()) as ours:
+    models = theirs.get("/api/v1/models").json()["models"]
+    settings = Settings(backend=models[0]["backend"])  # "auto" might choose another one out here
+    with TestClient(create_app(settings)) as ours:
         while ours.get("/readyz").status_code != 200:
             time.sleep(0.1)
         for photo in photos:

@@ -335,6 +335,27 @@ def test_the_service_answers_over_http_and_without(service_rows: list[Row]):
         assert found.upper.unit == "/s"
 
 
+def test_both_sides_of_the_service_run_in_the_same_back_end(
+    tiny_card: Card, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("CBAM_LENS_BACKEND")  # the default, auto, might choose two
+    used: list[str] = []
+    start, make = service.subprocess.Popen, service.create_app
+    monkeypatch.setattr(
+        service.subprocess,
+        "Popen",
+        lambda *given, env, **rest: (
+            used.append(env["CBAM_LENS_BACKEND"]) or start(*given, env=env, **rest)
+        ),
+    )
+    monkeypatch.setattr(
+        service, "create_app", lambda given: used.append(given.backend) or make(given)
+    )
+    (found,) = service.measure(replace(TINY, clients=(1,)), tiny_card.folder.parent)
+    assert_measured(found)
+    assert used == ["eager", "eager"]
+
+
 def test_a_server_that_does_not_start_is_a_failure_with_its_last_words(
     tiny_card: Card, monkeypatch: pytest.MonkeyPatch
 ):
