@@ -547,7 +547,9 @@ def test_a_very_long_value_is_not_sent_back_whole(
 def test_a_heat_map_is_of_one_model_with_an_opacity_up_to_one(
     client: TestClient, jpeg: bytes
 ) -> None:
-    assert_problem(ask(client, "heatmap", jpeg, models=["tiny-se", "tiny-cbam"]), 422, "One")
+    assert_problem(
+        ask(client, "heatmap", jpeg, models=["tiny-se", "tiny-cbam"]), 422, "one model; 2"
+    )
     assert_problem(ask(client, "heatmap", jpeg, opacity="1.5"), 422, "opacity", "1")
     assert_problem(ask(client, "heatmap", jpeg, opacity="nan"), 422, "opacity")
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.routes.uploads import FIELD_NAME, Upload
-from cbam.errors import UnknownName
+from cbam.errors import OptionClash
 from cbam.explain.question import Options
 from cbam.images.formats import EITHER
 
@@ -112,7 +112,7 @@ class HeatmapFields(TargetFields):
     def wanted(self, default_family: list[str]) -> list[str]:
         named = [self.model] if self.model else self.models
         if len(named) > 1:
-            raise UnknownName(f"A heat map shows one model; {len(named)} are named.")
+            raise OptionClash(f"A heat map shows one model; {len(named)} are named.")
         return named or ([] if self.family else default_family[-1:])
 
 
