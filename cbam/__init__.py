@@ -1,6 +1,6 @@
 """CBAM Lens: see what attention changes.
 
-model = cbam.load("resnet18-cbam-tiny-imagenet")
+model = cbam.load("resnet50-cbam-imagenet")
 explanation = model.explain("photo.jpg")
 explanation.overlay().save("out.png")
 
