@@ -98,8 +98,8 @@ def raw_answers(app: FastAPI) -> Iterator[dict[Any, list[np.ndarray]]]:
 
     async def keeping(data: bytes, question: Question, *rest: Any) -> Any:
         answer = await explain(data, question, *rest)
-        assert question.target is not None
-        kept[PHOTOS.index(data), LABELS[question.target], question.method_name] = [
+        (target,) = question.target
+        kept[PHOTOS.index(data), LABELS[target], question.method_name] = [
             each.heatmap for each in answer.explanations
         ] + [
             gate

@@ -44,7 +44,7 @@ ENUMS = {
 }
 # Why a form that the schema allows may be refused: what no schema can say.
 BEYOND_SCHEMAS = (
-    f"no {EITHER}",  # Schemathesis sends other bytes as a photo, too
+    f"not a {EITHER}",  # Schemathesis sends other bytes as a photo, too
     "To contrast it with",  # two fields that only one method takes together
     "cannot be contrasted with itself",
 )
