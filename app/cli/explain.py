@@ -78,7 +78,7 @@ def explain_command(
             classes = ", ".join(f"{p.label} {p.probability:.1%}" for p in each.predictions[:3])
             says = classes if len(each.words[0].indices) == 1 else f"{says} ({classes})"
             peak = float(each.heatmap.max())
-            shown = f"{peak:.2f}" if peak > 0 else "no positive evidence"
+            shown = f"{peak:.3g}" if peak > 0 else "no positive evidence"
             table.add_row(each.model, says, f"{each.target.probability:.1%}", shown)
         console.print(table)
     if output is not None:
