@@ -94,10 +94,10 @@ class Model:
     ) -> Explanation:
         """Predictions, heat map and gate maps for a photo (a path, a file's bytes or a PIL image).
 
-        `target` is the class to explain (index or label; the top class by default), `method` a name
-        in METHODS, `layer` a block (`layer4.1`; the last by default) or several, whose maps are
-        averaged, `versus` the class that "finercam" contrasts with. Raises BadImage, UnknownName,
-        OptionClash.
+        `target` is what to explain: a class's index or label, or an everyday word such as "cat"; by
+        default the top class. `method` is a name in METHODS. `layer` is a block (`layer4.1`; by
+        default the last) or several, whose maps are averaged. `versus` is the class that "finercam"
+        contrasts with. Raises BadImage, UnknownName, OptionClash.
         """
         return compare([self], photo, Options(target, method, layer, top_k, versus=versus))[0]
 

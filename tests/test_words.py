@@ -52,6 +52,13 @@ def test_every_word_is_of_a_wordnet_id_and_written_as_people_do():
         assert word == word.strip().lower()
 
 
+def test_classes_that_share_a_label_are_said_as_one(models: list[Model]):
+    card = replace(models[0].card, labels=("tabby", "Siamese cat", "crane", "crane", "tiger cat"))
+    assert card.words == {"cat": CATS, "crane": (2, 3)}
+    assert card.word_of.tolist() == [0, 0, 1, 1, 0]
+    assert card.classes("crane") == (2,)
+
+
 @pytest.mark.parametrize(
     ("target", "classes"),
     [

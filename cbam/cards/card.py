@@ -86,16 +86,21 @@ class Card:
 
     @cached_property
     def words(self) -> dict[str, tuple[int, ...]]:
-        """What the model can say: "cat" -> tabby, Siamese cat ...; of all others label -> class."""
-        found = {word: at for word, at in grouped(self.class_folders).items() if len(at) > 1}
-        spoken = {index for at in found.values() for index in at}
-        rest = {label: (i,) for i, label in enumerate(self.labels) if i not in spoken}
-        return {**found, **rest}
+        """What the model can say: an everyday word that means several of its classes, or a label.
+
+        "cat" -> tabby, Siamese cat ...; "toaster" -> its one class, or all that share this label.
+        """
+        several = {word: at for word, at in grouped(self.class_folders).items() if len(at) > 1}
+        word_of = {index: word for word, at in several.items() for index in at}
+        found: dict[str, list[int]] = {word: [] for word in several}
+        for index, label in enumerate(self.labels):
+            found.setdefault(word_of.get(index, label), []).append(index)
+        return {word: tuple(indices) for word, indices in found.items()}
 
     def word(self, label: str) -> str:
         """The everyday word of a label: "cat" for "tabby"; without one the label itself."""
-        words: list[str] = [*self.words]
-        return words[int(self.word_of[self.labels.index(label)])]
+        index = self.labels.index(label)
+        return next(word for word, indices in self.words.items() if index in indices)
 
     @cached_property
     def word_of(self) -> NDArray[np.int64]:

@@ -95,7 +95,7 @@ def resolve(models: Sequence[Explainable], options: Options = DEFAULTS) -> Quest
         method,
         options.method,
         target,
-        next(word for word, at in card.words.items() if at == target) if len(target) > 1 else "",
+        card.word(card.labels[target[0]]) if len(target) > 1 else "",
         versus,
         options.top_k,
         options.attention,
