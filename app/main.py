@@ -11,7 +11,7 @@ from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from starlette.types import ASGIApp
 
-from app import problems as errors
+from app import problems
 from app.edge.access import Access
 from app.edge.guard import Guard
 from app.inference.engine import Engine
@@ -76,7 +76,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         autoescape=select_autoescape(),
         undefined=StrictUndefined,
     )
-    errors.install(app)
+    problems.install(app)
     app.include_router(pages)
     app.include_router(lists)
     app.include_router(api, dependencies=app.state.access.dependencies)
