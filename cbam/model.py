@@ -2,7 +2,8 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 
@@ -43,10 +44,25 @@ class Model:
         self.parameters = sum(parameter.numel() for parameter in network.parameters())
         self._own = own
         self._folded: Folded = {}  # shared by all cuts
-        cut = cut_at(self.network, self.layers[-1])
-        self._wait = begin(cut, backend, card.preprocess.size_px, self._folded)
         self._cuts: OrderedDict[Layers, Cut] = OrderedDict()  # the most recently used comes last
         self._lock = threading.Lock()
+        self._wait = self._begin(backend)
+
+    def in_backend(self, name: str) -> "Model":
+        """This model run by another back end; `name` as at `load`. This one stays as it is.
+
+        Both share the network, its weights and the cuts up to earlier blocks. Raises UnknownName,
+        NotAvailable.
+        """
+        other = copy(self)
+        vars(other).pop("_whole", None)
+        other._own = False  # if it was, the weights are shared already
+        other._wait = other._begin(name)
+        return other
+
+    def _begin(self, backend: str) -> Callable[[], tuple[Cut, str]]:
+        cut = cut_at(self.network, self.layers[-1])
+        return begin(cut, backend, self.card.preprocess.size_px, self._folded)
 
     @property
     def name(self) -> str:

@@ -310,6 +310,27 @@ def test_auto_makes_back_ends_while_the_caller_goes_on(
     assert made_with == [torch.get_num_threads()]
 
 
+@pytest.mark.parametrize("name", EXACT)
+def test_a_model_can_move_to_another_back_end_and_stays_what_it_was(
+    make_model: MakeModel, make_photo: Callable[..., Image.Image], tmp_path: Path, name: str
+):
+    made = make_model("cbam")
+    folder = tmp_path / "moving"
+    card = replace(made.card, backbone_options={"width": 8}, folder=folder)
+    write_card(card, made.network.state_dict())
+    model, photo = load(folder), make_photo()
+    before = model.explain(photo, layer="layer3.0")
+    moved = model.in_backend(name)
+    assert (model.backend, moved.backend) == ("eager", name)
+    assert moved.network is model.network
+    for one in (model, moved):
+        for layer in (None, "layer3.0"):
+            assert one.explain(photo, layer=layer).predictions[0].probability == pytest.approx(
+                before.predictions[0].probability, abs=1e-4
+            )
+    assert moved.cut(("layer3.0",)) is model.cut(("layer3.0",))
+
+
 def test_where_nothing_but_pytorch_is_there_auto_is_eager_without_a_word(
     make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):

@@ -20,7 +20,7 @@ from app.inference.queue import Alive, Batcher, Dropped, Full, Late
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
 from app.telemetry.observe import Trace
-from cbam.backends.choose import BACKENDS, check_backend
+from cbam.backends.choose import AUTO, BACKENDS, EAGER, check_backend
 from cbam.cards.card import weights_bytes
 from cbam.cards.families import available, by_family
 from cbam.errors import BadCard, NotAvailable, TooSlow, UnknownName
@@ -65,7 +65,8 @@ class Engine:
     """The service's models and the queue in front of them.
 
     The app's lifespan starts and stops it. It is `ready` once every model is loaded and warm, until
-    it drains.
+    it drains. With the back end "auto" that is so in PyTorch; while it answers, each family moves
+    to the fastest back end.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
@@ -88,6 +89,8 @@ class Engine:
         self._held_pixels = 0
         self._model_thread = ThreadPoolExecutor(1, "model")
         self._picture_threads = ThreadPoolExecutor(settings.decode_threads, "pictures")
+        self._backend_thread = ThreadPoolExecutor(1, "faster")
+        self._threads = 1  # of PyTorch, for each pass; known once the models are loaded
         self.queue: Batcher[Asked, list[Explanation]] = Batcher(
             self._explain_many,
             self._model_thread,
@@ -128,7 +131,7 @@ class Engine:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for threads in (self._model_thread, self._picture_threads):
+        for threads in (self._model_thread, self._picture_threads, self._backend_thread):
             await asyncio.to_thread(threads.shutdown, cancel_futures=not done)  # waits
 
     def chosen(self, names: Sequence[str], family: str | None = None) -> list[Model]:
@@ -222,24 +225,42 @@ class Engine:
 
     def _load(self) -> None:
         """Load and warm every model. Runs in the model thread."""
-        threads = model_threads(
+        self._threads = threads = model_threads(
             self.settings.model_threads, min(available_cpus(), torch.get_num_threads()), cpu_quota()
         )
         torch.set_num_threads(threads)  # in this thread: OpenMP keeps one number per thread
-        blank = Image.new("RGB", (256, 256), "grey")
+        backend = EAGER if self.settings.backend == AUTO else self.settings.backend
         folders = [card.folder for card in self.cards.values()]
         with ThreadPoolExecutor(threads, "load", torch.set_num_threads, (threads,)) as loaders:
-            models = list(loaders.map(lambda each: load(each, self.settings.backend), folders))
-        # The package's import takes seconds. Here it delays no request, and meanwhile another
-        # thread makes the back ends.
+            models = list(loaders.map(lambda each: load(each, backend), folders))
+        # The package's import takes seconds. Here it delays no request.
         with suppress(NotAvailable):  # a request for one of its methods reports it
             package()
         for model in models:
-            answer(resolve([model]), blank)
+            answer(resolve([model]), _blank())
             self.models[model.name] = model
-        for name in dict.fromkeys(model.backend for model in models):
-            run = ", ".join(model.name for model in models if model.backend == name)
-            log.info("Back end %s (%s) runs %s", name, BACKENDS[name].title, run)
+        _say_what_runs(models)
+        return_freed_memory()
+
+    def _fastest(self, names: Sequence[str]) -> dict[str, Model]:
+        """These models in the fastest back end, warm. Runs beside the model thread."""
+        torch.set_num_threads(self._threads)
+        models = [self.models[name].in_backend(AUTO) for name in names]
+        for model in models:
+            answer(resolve([model]), _blank())
+        _say_what_runs(models)
+        return {model.name: model for model in models}
+
+    async def _quicken(self) -> None:
+        """Move the families to the fastest back end, each as a whole: its members are compared."""
+        for names in self.families.values():
+            fastest = asyncio.get_running_loop().run_in_executor(
+                self._backend_thread, self._fastest, names
+            )
+            try:
+                self.models |= await fastest
+            except Exception:  # other libraries compile here; PyTorch goes on answering
+                log.exception("No faster back end for %s", ", ".join(names))
         return_freed_memory()
 
     def _explain_many(
@@ -258,4 +279,16 @@ class Engine:
             log.critical("The models cannot be loaded: %s", error)
             return
         self._loaded = True
+        if self.settings.backend == AUTO:
+            self._tasks.append(asyncio.create_task(self._quicken()))
         await self.queue.serve()
+
+
+def _blank() -> Image.Image:
+    return Image.new("RGB", (256, 256), "grey")
+
+
+def _say_what_runs(models: Sequence[Model]) -> None:
+    for name in dict.fromkeys(model.backend for model in models):
+        run = ", ".join(model.name for model in models if model.backend == name)
+        log.info("Back end %s (%s) runs %s", name, BACKENDS[name].title, run)
