@@ -103,7 +103,7 @@ def test_a_file_that_is_not_modified_is_guarded_too(served: Running) -> None:
 def test_a_body_that_is_too_large_and_no_photo_are_guarded_too(served: Running) -> None:
     address = f"{served.address}/api/v1/predict"
     for size, status in ((2 * 2**20, 413), (100, 415)):
-        answer = httpx.post(address, files={"image": ("x.jpg", b"x" * size)}, timeout=30)
+        answer = httpx.post(address, files={"image": ("x.jpg", b"x" * size)}, timeout=120)
         assert answer.status_code == status
         assert_guarded(answer)
 

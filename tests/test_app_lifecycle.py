@@ -66,7 +66,7 @@ class Served:
             )
         self.log = folder / "log"
 
-    def wait_until_ready(self, limit_s: float = 60) -> None:
+    def wait_until_ready(self, limit_s: float = 180) -> None:
         end = time.monotonic() + limit_s
         while time.monotonic() < end:
             with contextlib.suppress(httpx.TransportError):
@@ -77,9 +77,9 @@ class Served:
         pytest.fail(f"Not ready after {limit_s} s: {self.log.read_text()}")
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=30)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=120)
 
-    def wait_until_refused(self, limit_s: float = 10) -> None:
+    def wait_until_refused(self, limit_s: float = 60) -> None:
         """Until no connection is taken any more."""
         end = time.monotonic() + limit_s
         while time.monotonic() < end:
@@ -241,7 +241,7 @@ def assert_keeps_its_size(served: Served, jpeg: bytes, warm_up: int, requests: i
     """Requests of every kind leave nothing behind: memory, files, threads, temporary files."""
     process = psutil.Process(served.process.pid)
     files = {"image": ("x.jpg", jpeg)}
-    with httpx.Client(base_url=served.address, timeout=60) as client:
+    with httpx.Client(base_url=served.address, timeout=180) as client:
 
         def ask(count: int) -> None:
             for number in range(count):

@@ -97,7 +97,7 @@ def behind(
     with (
         running(app) as served,
         proxied(nginx, folder, served, request.param) as address,
-        httpx.Client(base_url=address, timeout=60) as client,
+        httpx.Client(base_url=address, timeout=180) as client,
     ):
         yield client
 
@@ -179,7 +179,7 @@ def test_the_rate_counts_clients_not_the_proxy(
 
         def status(source: str, **headers: str) -> int:
             transport = httpx.HTTPTransport(local_address=source)
-            with httpx.Client(base_url=address, transport=transport, timeout=60) as client:
+            with httpx.Client(base_url=address, transport=transport, timeout=180) as client:
                 files = {"image": ("x.jpg", jpeg)}
                 answer: Any = client.post("/lens/api/v1/predict", files=files, headers=headers)
                 return int(answer.status_code)
@@ -201,6 +201,6 @@ def test_who_is_no_trusted_proxy_is_not_believed(tiny_models: Path, jpeg: bytes)
                 f"{served.address}/api/v1/predict",
                 files={"image": ("x.jpg", jpeg)},
                 headers={"X-Forwarded-For": said},
-                timeout=60,
+                timeout=180,
             )
             assert answer.status_code == expected

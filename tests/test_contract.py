@@ -129,7 +129,7 @@ def keeps(case: Any) -> None:
         excluded.append(negative_data_rejection)
     answer = case.call_and_validate(
         excluded_checks=excluded,
-        timeout=60,  # a first request imports what its method needs
+        timeout=180,  # a first request imports what its method needs
     )
     if answer.status_code < 400:
         return

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from app_fixtures import wait_until_ready
 from fastapi.testclient import TestClient
 from PIL import Image
 from torch import Tensor, nn
@@ -115,8 +116,7 @@ def model(models: Path) -> Model:
 def client(models: Path) -> Iterator[TestClient]:
     app = create_app(Settings(models_folder=models, log_style="off", backend="eager"))
     with TestClient(app) as made:
-        while not app.state.engine.ready:
-            assert not app.state.engine.problem
+        wait_until_ready(made)
         yield made
 
 

@@ -61,7 +61,7 @@ def test_two_processes_train_one_model(tmp_path: Path, kind: str) -> None:
         },
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=560,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from app_fixtures import wait_until_ready
 from asking import explain
 from fastapi.testclient import TestClient
 from PIL import Image
@@ -152,8 +153,7 @@ def client(models: list[Model], tmp_path: Path) -> Iterator[TestClient]:
         write_card(card, each.network.state_dict())
     app = create_app(Settings(models_folder=tmp_path / "models", log_style="off", backend="eager"))
     with TestClient(app) as made:
-        while not app.state.engine.ready:
-            assert not app.state.engine.problem
+        wait_until_ready(made)
         yield made
 
 

@@ -104,7 +104,7 @@ def values(packed: dict[str, Any]) -> np.ndarray:
     return packed["min"] + data.reshape(packed["shape"]).astype(np.float64) / 255 * spread
 
 
-def wait_until_ready(client: TestClient, limit_s: float = 30) -> None:
+def wait_until_ready(client: TestClient, limit_s: float = 180) -> None:
     """Ask /readyz until the models are loaded, as an orchestrator does."""
     end = time.monotonic() + limit_s
     while (answer := client.get("/readyz")).status_code != 200:
@@ -118,7 +118,7 @@ def may_load(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     allowed = threading.Event()
 
     def load(folder: Any, backend: str) -> cbam.Model:
-        assert allowed.wait(30), "nobody allowed the models to be loaded"
+        assert allowed.wait(180), "nobody allowed the models to be loaded"
         return cbam.load(folder, backend)
 
     monkeypatch.setattr(engine_module, "load", load)

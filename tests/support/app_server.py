@@ -28,7 +28,7 @@ class Running:
         return f"http://127.0.0.1:{self.port}"
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=120)
 
     def stop(self) -> None:
         """Begin to drain, as a signal does in the main thread."""
@@ -45,14 +45,14 @@ def running(app: FastAPI) -> Iterator[Running]:
         thread.start()
         served = Running(listening.getsockname()[1], server, thread)
         try:
-            end = time.monotonic() + 30
+            end = time.monotonic() + 180
             while not (server.started and app.state.engine.ready):
-                assert time.monotonic() < end, "not ready after 30 s"
+                assert time.monotonic() < end, "not ready after 180 s"
                 time.sleep(0.02)
             yield served
         finally:
             served.stop()
-            thread.join(30)
+            thread.join(120)
             assert not thread.is_alive(), "the server does not end"
 
 
