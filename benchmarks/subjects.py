@@ -13,12 +13,11 @@ from torch.nn import functional as F
 
 from cbam.attention import PLAIN
 from cbam.cards.card import Card
-from cbam.cards.families import available
 from cbam.explain.explainer import answer, answer_many
 from cbam.explain.explanation import Explanation
 from cbam.explain.question import DEFAULTS, Options, resolve
 from cbam.images.preprocess import Preprocess
-from cbam.model import Model, load
+from cbam.model import Model
 
 # The sides of every comparison.
 OURS, FORWARD, AS_BUILT = "ours", "forward", "forward, network as built"
@@ -173,12 +172,8 @@ def random_card(plan: Plan, backbone: str, attention: str = PLAIN) -> Card:
 
 
 def resnet18(plan: Plan, attention: str = PLAIN) -> Subject:
-    """The first bundled ResNet-18 with this attention; a tiny one if the plan says so."""
-    if plan.tiny:
-        model = random_model(random_card(plan, "resnet18", attention))
-    else:
-        cards = [card for card in available().values() if card.backbone == "resnet18"]
-        model = load(next(card.name for card in cards if card.attention == attention))
+    """ResNet-18 with this attention and random weights; its size is what matters."""
+    model = random_model(random_card(plan, "resnet18", attention))
     return Subject.of(title_of(plan, model.card), model)
 
 
