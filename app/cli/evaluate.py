@@ -6,11 +6,12 @@ from typing import Annotated, Optional
 
 import typer
 from rich.table import Table
+from torch import Tensor
 
 from app.cli.shared import console
 from cbam.cards.card import write_card
 from cbam.errors import OptionClash
-from cbam.evaluate.card_metrics import Measured, against, measure_model
+from cbam.evaluate.card_metrics import Measured, against, measure_gates, measure_model
 from cbam.model import Model, load
 
 
@@ -26,7 +27,19 @@ def evaluate(
     ] = None,
     boxes: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="CSV for --boxed folders: file,x0,y0,x1,y1, relative"),
+        typer.Option(help="CSV with boxes, for folders of photos: file,x0,y0,x1,y1, relative"),
+    ] = None,
+    gates: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="photos to ask the gates about: <class>/<photo>, or a parquet file"),
+    ] = None,
+    judged: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=0, help="with --gates: hold all gates on so many photos; by default all"),
+    ] = None,
+    one_by_one: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=0, help="with --gates: hold each gate alone on so many; by default all"),
     ] = None,
     runs: Annotated[
         Optional[Path],  # noqa: UP045
@@ -62,13 +75,18 @@ def evaluate(
             if other.card.labels == model.card.labels
         }
         metrics = {**measured.metrics, **against(measured, peers)}
+        means: dict[str, Tensor] = {}
+        if gates is not None:
+            found, means = measure_gates(model, gates, boxes, judged, one_by_one)
+            metrics |= found
         done[model.name] = model, measured
         for data_set, values in metrics.items():
             for measure, value in values.items():
                 if measure not in ("command", "what"):
                     rows.setdefault((data_set, measure), {})[model.name] = str(value)
         if write:
-            write_card(replace(model.card, metrics={**model.card.metrics, **metrics}))
+            card = replace(model.card, metrics={**model.card.metrics, **metrics})
+            write_card(card, gate_means=means or None)
     for key, cells in rows.items():
         table.add_row(*key, *(cells.get(name, "") for name in done))
     console.print(table)

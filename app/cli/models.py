@@ -1,13 +1,15 @@
 """`cbam-lens models`: what models there are, and a model's card."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Optional
 
 import typer
 from rich.table import Table
 
 from app.cli.shared import console
+from cbam.cards.card import Card
 from cbam.cards.families import available, by_family
 from cbam.model import load
 
@@ -40,6 +42,11 @@ def list_models(
         blind = {"boxed": members[0].metrics.get("boxed_baseline", {})}
         rows.append(["centre, uniform map, whole view", "", "", *_measured(blind, "")])
     titles = ["model", "attention", "classes", *MEASURES]
+    _print(titles, rows, markdown)
+
+
+def _print(titles: list[str], rows: list[list[str]], markdown: bool) -> None:
+    """A table, as Markdown or for the terminal."""
     if markdown:
         for row in (titles, ["---"] * len(titles), *rows):
             print("| " + " | ".join(row) + " |")  # noqa: T201
@@ -48,6 +55,67 @@ def list_models(
     for row in rows:
         table.add_row(*row)
     console.print(table)
+
+
+# What was done to the gates -> its heading.
+HELD = {"mean": "at their mean", "number": "at one number", "open": "open"}
+
+
+@models_app.command("gates")
+def list_gates(
+    name: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(help="a model, for each of its gates; by default all models in short"),
+    ] = None,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="as docs/models.md shows it")
+    ] = False,
+) -> None:
+    """What the gates are for: how accuracy changes when they no longer answer the photo."""
+    if name is None:
+        _print(*_held_gates(available()), markdown)
+    else:
+        _print(*_single_gates(load(name).card), markdown)
+
+
+Rows = tuple[list[str], list[list[str]]]  # titles, and the rows below them
+
+
+def _held_gates(cards: Mapping[str, Card]) -> Rows:
+    """A row for each kind of gates that was held."""
+    rows: list[list[str]] = []
+    for card in cards.values():
+        measured = card.metrics.get("gates", {})
+        for gates, values in measured.items():
+            if isinstance(values, dict):
+                changes = [_change(values.get(way)) for way in HELD]
+                photos = f"{measured['photos']:,}"
+                rows.append([card.name, gates, photos, f"{measured['top1']:.1%}", *changes])
+    return ["model", "gates", "photos", "as it is", *HELD.values()], rows
+
+
+def _single_gates(card: Card) -> Rows:
+    """A row for each gate of a model."""
+    rows: list[list[str]] = []
+    held = card.metrics.get("gates_one_by_one", {})
+    for gate, values in card.metrics.get("gate_values", {}).items():
+        if not isinstance(values, dict):
+            continue
+        spread = [f"{values[key]:.3f}" for key in ("mean", "over_photos", "within_photo")]
+        shares = [f"{values[key]:.0%}" for key in ("saturated", "dead")]
+        box = [f"{values[key]:.2f}" if key in values else "" for key in ("inside_box", "centre")]
+        changes = [_change(held.get(gate, {}).get(way)) for way in ("mean", "open")]
+        rows.append([gate, *spread, *shares, *box, *changes])
+    titles = ["gate", "mean", "over photos", "within a photo", "saturated", "dead"]
+    return [*titles, "inside boxes", "centre", "at its mean", "open"], rows
+
+
+def _change(triple: Sequence[float] | None) -> str:
+    """A difference in points with its interval."""
+    if triple is None:
+        return "not measured"
+    change, low, high = (f"{value * 100:+.1f}" for value in triple)
+    return f"{change} ({low} to {high})"
 
 
 def _measured(metrics: dict[str, dict[str, Any]], absent: str = "not measured") -> list[str]:

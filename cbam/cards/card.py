@@ -1,14 +1,17 @@
 """Model cards: a folder with card.toml, weights.safetensors and labels.txt is a model.
 
 Weights are stored as int8 per output channel with float32 scales and widened at load; the card
-names their sha256, which is checked before a byte of them is parsed.
+names their sha256, which is checked before a byte of them is parsed. A model with gates may have a
+fourth file, gates.safetensors, with the mean of every gate over many photos. It is checked as well.
 """
 
 import hashlib
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -43,6 +46,7 @@ class _CardFile(BaseModel):
     data: str
     recipe: str
     weights_sha256: str
+    gates_sha256: str = ""
     storage: str
     folders: list[str] = []
     backbone_options: dict[str, Any] = {}
@@ -67,6 +71,7 @@ class Card:
     recipe: str
     weights_sha256: str
     storage: str
+    gates_sha256: str = ""  # of gates.safetensors; empty: there is none
     folders: tuple[str, ...] = ()  # the training data's folder of each class, in class order
     backbone_options: dict[str, Any] = field(default_factory=dict)
     attention_options: dict[str, Any] = field(default_factory=dict)
@@ -134,6 +139,21 @@ class Card:
             shown.append(f"... up to {len(self.labels) - 1}")
         raise UnknownName.of("class", text[:80], shown)
 
+    @cached_property
+    def gate_means(self) -> Mapping[str, Tensor]:
+        """Every gate's mean over many photos, by its name as in `Cut.places`; empty if not stored.
+
+        "layer1.0.channel" -> (C, 1, 1), "layer1.0.spatial" -> (1, h, w), float32. Read when first
+        asked for. Raises BadCard if the file is missing or is not the one that the card names.
+        """
+        if not self.gates_sha256:
+            return {}
+        data = _checked_bytes(self, "gates", self.gates_sha256)
+        try:
+            return MappingProxyType(parse_safetensors(data))
+        except SafetensorError as error:
+            raise BadCard(f"The gates of '{self.name}' cannot be read: {error}") from error
+
     def network(self) -> nn.Module:
         """The card's network with fresh weights."""
         return build(
@@ -163,16 +183,21 @@ def read_card(folder: Path) -> Card:
 
 def weights_bytes(card: Card) -> bytes:
     """The stored weights, if they are those that the card names. Raises BadCard otherwise."""
-    path = card.folder / "weights.safetensors"
+    return _checked_bytes(card, "weights", card.weights_sha256)
+
+
+def _checked_bytes(card: Card, what: str, sha256: str) -> bytes:
+    """The file <what>.safetensors of the card's folder. Raises BadCard if it has another sha256."""
+    path = card.folder / f"{what}.safetensors"
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise BadCard(f"Model '{card.name}' has no weights: {error}.") from error
+        raise BadCard(f"Model '{card.name}' has no {what}: {error}.") from error
     found = hashlib.sha256(data).hexdigest()
-    if found != card.weights_sha256:
+    if found != sha256:
         raise BadCard(
-            f"The weights of '{card.name}' are not the ones that its card names: {path} has sha256 "
-            f"{found[:16]}..., the card says {card.weights_sha256[:16]}... The file is damaged or "
+            f"The {what} of '{card.name}' are not the ones that its card names: {path} has sha256 "
+            f"{found[:16]}..., the card says {sha256[:16]}... The file is damaged or "
             "was exchanged; install it anew."
         )
     return data
@@ -193,10 +218,15 @@ def load_network(card: Card) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def write_card(card: Card, weights: dict[str, Tensor] | None = None) -> Card:
-    """Write a model's folder: card.toml, labels.txt and, if given, the weights as int8.
+def write_card(
+    card: Card,
+    weights: dict[str, Tensor] | None = None,
+    gate_means: Mapping[str, Tensor] | None = None,
+) -> Card:
+    """Write a model's folder: card.toml, labels.txt and, if given, weights (as int8), gate means.
 
-    Returns the card with the sha256 of the weights now stored.
+    New weights have other gates: means that are not given with them are forgotten. Returns the card
+    with the sha256 of the files now stored.
     """
     card.folder.mkdir(parents=True, exist_ok=True)
     values = {each.name: getattr(card, each.name) for each in fields(card)}
@@ -209,6 +239,14 @@ def write_card(card: Card, weights: dict[str, Tensor] | None = None) -> Card:
         data = to_safetensors(quantise(weights))
         (card.folder / "weights.safetensors").write_bytes(data)
         values["weights_sha256"] = hashlib.sha256(data).hexdigest()
+        values["gates_sha256"] = ""
+    if gate_means is not None:
+        means = {name: value.float().contiguous() for name, value in gate_means.items()}
+        data = to_safetensors(means)
+        (card.folder / "gates.safetensors").write_bytes(data)
+        values["gates_sha256"] = hashlib.sha256(data).hexdigest()
+    if not values["gates_sha256"]:
+        del values["gates_sha256"]
     text = tomli_w.dumps({key: value for key, value in values.items() if value not in ({}, ())})
     (card.folder / "card.toml").write_text(text, encoding="utf-8")
     labels = "".join(f"{label}\n" for label in card.labels)

@@ -12,8 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cbam.data.labelled import Labelled, labelled_photos
-from cbam.errors import BadCard
+from cbam.errors import BadCard, BadData
 from cbam.evaluate.accuracy import accuracy, logits, tensors
+from cbam.evaluate.gate_values import gate_values
+from cbam.evaluate.held_gates import hold_kinds, hold_one_by_one, spread_over
 from cbam.evaluate.localisation import BASELINE, localise
 from cbam.evaluate.pairs import paired_difference
 from cbam.model import Model
@@ -48,6 +50,40 @@ def measure_model(
             (scores,) = logits(tensors(model, photos), model.network)
         _measure_boxed(measured, model, photos, scores)
     return measured
+
+
+def measure_gates(
+    model: Model,
+    source: Path,
+    boxes: Path | None = None,
+    judged: int | None = None,
+    one_by_one: int | None = None,
+) -> tuple[Metrics, dict[str, Tensor]]:
+    """What every gate says over photos, what it is for, and the gates' means over the photos.
+
+    `judged`: on how many of the photos all gates of a kind are held, evenly spread; `one_by_one`:
+    the same for single gates; None: on all, 0: not at all. With boxes the maps of gates over places
+    are held against them. A model without gates has nothing to measure: both are empty. Raises
+    BadData for fewer than two photos: a photo is judged with the means of others.
+    """
+    photos = labelled_photos(model.card.class_folders, source, boxes)
+    if not model.cut().places:
+        return {}, {}
+    if len(photos) < 2:
+        raise BadData(f"There is one photo in {source}. Gates take two: means come from others.")
+    found = gate_values(model, photos)
+    measured = {"gate_values": {"photos": len(photos), **found.metrics()}}
+    for name, count, hold in (
+        ("gates", judged, hold_kinds),
+        ("gates_one_by_one", one_by_one, hold_one_by_one),
+    ):
+        if positions := spread_over(len(photos), count):
+            answers = hold(model, photos, found, positions)
+            measured[name] = {"photos": len(positions), **answers.metrics()}
+    command = COMMAND + " --gates"
+    return {
+        name: {**_rounded(values), "command": command} for name, values in measured.items()
+    }, found.means
 
 
 def against(mine: Measured, others: Mapping[str, Measured]) -> Metrics:
@@ -128,6 +164,12 @@ def _agreement(scores: Tensor, exact: Tensor, targets: Tensor) -> dict[str, Any]
 
 def _rounded(values: dict[str, Any]) -> dict[str, Any]:
     """Four digits: more would be noise."""
-    return {
-        key: round(value, 4) if isinstance(value, float) else value for key, value in values.items()
-    }
+
+    def short(value: Any) -> Any:
+        if isinstance(value, list):
+            return [short(each) for each in value]
+        if isinstance(value, dict):
+            return _rounded(value)
+        return round(value, 4) if isinstance(value, float) else value
+
+    return {key: short(value) for key, value in values.items()}

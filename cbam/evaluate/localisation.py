@@ -69,9 +69,9 @@ def localise(
     return _mean(mine, silent), _mean(base, 0), PerPhoto(*columns)
 
 
-def on_grid(region: Region, view: Box, width: int, height: int) -> Mask:
-    """A box of the photo as a mask (GRID, GRID) over the view."""
-    centres = (np.arange(GRID) + 0.5) / GRID
+def on_grid(region: Region, view: Box, width: int, height: int, side: int = GRID) -> Mask:
+    """A box of the photo as a mask (side, side) over the view: the cells whose centre it holds."""
+    centres = (np.arange(side) + 0.5) / side
     x = (view.x0 + centres * (view.x1 - view.x0)) / width
     y = (view.y0 + centres * (view.y1 - view.y0)) / height
     inside_x = (region[0] <= x) & (x < region[2])

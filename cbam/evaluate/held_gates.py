@@ -1,0 +1,185 @@
+"""What the gates are for: how often a network is right when they no longer answer the photo.
+
+A gate's map is replaced by its mean over other photos ("mean": it still scales every channel and
+place, but knows nothing of this photo), by the mean's mean ("number": it scales everything alike),
+or by 1 ("open": it is gone). No weight changes.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cbam.data.labelled import Labelled
+from cbam.evaluate.gate_values import GateValues, seen
+from cbam.evaluate.pairs import paired_difference
+from cbam.model import Model
+from cbam.trace.cut import Cut, cut_at
+from cbam.trace.intervene import Intervened, intervene
+from cbam.trace.rewrite import Folded, fuse
+
+# A way to hold a gate: its means over the photos of both halves, for each photo the number of the
+# half that it is not in (N,) -> a map that fits a batch of N photos.
+WAYS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mean": lambda means, other: means[other],
+    "number": lambda means, other: means.flatten(1).mean(dim=1)[other].view(-1, 1, 1, 1),
+    "open": lambda means, other: torch.ones(len(other), 1, 1, 1),
+}
+SINGLE_WAYS = ("mean", "open")  # for one gate at a time
+ALL = "all"
+
+Held = tuple[str, str]  # which gates are held, and in which way
+AS_IT_IS: Held = ("", "")
+Tops = dict[Held, Tensor]  # the top classes of a batch (N,)
+Ways = Mapping[str, Mapping[str, Tensor]]  # by way, a map for every gate
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A network's answers to the photos, as it is and with gates held."""
+
+    targets: NDArray[np.int64]  # (photos,): the true classes
+    own: NDArray[np.int64]  # (photos,): the top class as it is
+    held: Mapping[Held, NDArray[np.int64]]  # the same with gates held
+
+    def metrics(self) -> dict[str, Any]:
+        """Accuracy as it is, and for all gates that were held what each way changes.
+
+        By way the difference in accuracy and its 95 % interval; `changed` is the share of photos
+        that get another answer when the gates are held at their mean.
+        """
+        right = (self.own == self.targets).astype(np.float32)
+        found: dict[str, Any] = {"top1": float(right.mean())}
+        for (gates, way), top in self.held.items():
+            held = (top == self.targets).astype(np.float32)
+            values = found.setdefault(gates, {})
+            values[way] = list(paired_difference(held, right))
+            if way == "mean":
+                values["changed"] = float((top != self.own).mean())
+        return found
+
+
+def kinds_of_gates(cut: Cut) -> dict[str, list[str]]:
+    """Which gates are held together: those of each kind, and all if there are several kinds."""
+    groups: dict[str, list[str]] = {}
+    for name, place in cut.places.items():
+        groups.setdefault(place.kind.name, []).append(name)
+    return groups if len(groups) < 2 else {**groups, ALL: list(cut.places)}
+
+
+def hold_kinds(
+    model: Model, photos: Sequence[Labelled], values: GateValues, judged: Iterable[int]
+) -> Answers:
+    """Hold all gates of a kind, or all gates, in each of WAYS; `judged` are positions in `photos`.
+
+    `values` were measured on all of `photos`: each photo is judged with the means of the half that
+    it is not in.
+    """
+    cut = cut_at(model.network, model.layers[-1])
+    folded: Folded = {}
+    groups = kinds_of_gates(cut)
+    plain = _fused(intervene(cut, ()), folded)
+    told = {group: _fused(intervene(cut, names), folded) for group, names in groups.items()}
+
+    def answer(images: Tensor, ways: Ways) -> Tops:
+        found = {AS_IT_IS: _top(plain, images, {})}
+        for group, part in told.items():
+            for way in WAYS:
+                found[group, way] = _top(part, images, ways[way])
+        return found
+
+    return _answers(model, photos, values, judged, answer)
+
+
+def hold_one_by_one(
+    model: Model, photos: Sequence[Labelled], values: GateValues, judged: Iterable[int]
+) -> Answers:
+    """As `hold_kinds`, but one gate at a time, in SINGLE_WAYS.
+
+    Up to a gate's block the network computes what it always does, so only what comes behind is
+    computed again.
+    """
+    whole = cut_at(model.network, model.layers)
+    before = dict(zip(model.layers[1:], whole.cuts, strict=False))  # block -> the cut before it
+    folded: Folded = {}
+    told: dict[str, tuple[Cut | None, Intervened]] = {}  # None: its block is the first
+    for name, place in whole.places.items():
+        start = before.get(place.block)
+        part = intervene(start or whole, [name])
+        told[name] = start, _fused(part, folded, head=start is not None)
+    plain = _fused(intervene(whole, ()), folded)
+
+    def answer(images: Tensor, ways: Ways) -> Tops:
+        activation, passed = plain.run_trunk(images, {})
+        found = {AS_IT_IS: _head_top(plain, activation, {})}
+        for name, (start, part) in told.items():
+            for way in SINGLE_WAYS:
+                if start is None:
+                    found[name, way] = _top(part, images, ways[way])
+                else:
+                    found[name, way] = _head_top(part, passed[start.layer], ways[way])
+        return found
+
+    return _answers(model, photos, values, judged, answer)
+
+
+def _answers(
+    model: Model,
+    photos: Sequence[Labelled],
+    values: GateValues,
+    judged: Iterable[int],
+    answer: Callable[[Tensor, Ways], Tops],
+) -> Answers:
+    """The answers to the photos at these positions, batch by batch.
+
+    `answer` takes images and, by way, a map for every gate.
+    """
+    positions = list(judged)
+    means = {name: torch.stack([half[name].mean for half in values.halves]) for name in values.sums}
+    found: dict[Held, list[Tensor]] = {}
+    done = 0
+    for batch in seen(model, [photos[position] for position in positions]):
+        here = positions[done : done + len(batch.photos)]
+        other = 1 - torch.tensor(here) % 2  # the half that the photo is not in
+        ways = {
+            way: {name: hold(both, other) for name, both in means.items()}
+            for way, hold in WAYS.items()
+        }
+        for key, top in answer(batch.images, ways).items():
+            found.setdefault(key, []).append(top)
+        done += len(here)
+    columns = {key: torch.cat(tops).numpy() for key, tops in found.items()}
+    targets = np.array([photos[position].target for position in positions])
+    return Answers(targets, columns.pop(AS_IT_IS), columns)
+
+
+def _top(part: Intervened, images: Tensor, gates: Mapping[str, Tensor]) -> Tensor:
+    """The top class of each image: (N,)."""
+    activation, _ = part.run_trunk(images, gates)
+    return _head_top(part, activation, gates)
+
+
+def _head_top(part: Intervened, activation: Tensor, gates: Mapping[str, Tensor]) -> Tensor:
+    """The top class of each activation: (N,)."""
+    with torch.inference_mode():
+        logits, _ = part.run_head(activation, gates)
+    top: Tensor = logits.argmax(dim=1)
+    return top
+
+
+def _fused(part: Intervened, folded: Folded, head: bool = False) -> Intervened:
+    """The same in fewer passes over memory: its trunk, or its head."""
+    if head:
+        return replace(part, head=fuse(part.head, folded))
+    return replace(part, trunk=fuse(part.trunk, folded))
+
+
+def spread_over(count: int, wanted: int | None) -> list[int]:
+    """`wanted` positions among `count`, evenly spread; all of them if None or more."""
+    if wanted is None or wanted >= count:
+        return list(range(count))
+    return [int(position) for position in np.linspace(0, count - 1, wanted)]
