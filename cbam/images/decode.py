@@ -11,7 +11,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from cbam.errors import BrokenImage, ImageTooLarge, NotAnImage
 from cbam.images.bombs import check_structure
-from cbam.images.formats import EITHER, FORMATS
+from cbam.images.formats import FORMATS
+from cbam.images.strangers import jpeg_trouble, unread
 
 MAX_PIXELS = 40_000_000
 MAX_SIDE_PX = 16_384
@@ -49,9 +50,7 @@ def decode(
         with _quiet():
             image = Image.open(io.BytesIO(data), formats=tuple(FORMATS))
     except UnidentifiedImageError as error:
-        raise NotAnImage(
-            f"The {len(data):,} bytes are not a {EITHER} image. Send one of these."
-        ) from error
+        raise NotAnImage(unread(data)) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageTooLarge(
             f"The image is far over {max_pixels / 1e6:g} megapixels. Send a smaller one."
@@ -75,7 +74,8 @@ def decode(
             return _upright(image)
         except Exception as error:  # likewise: struct.error, OSError, ValueError, SyntaxError ...
             raise BrokenImage(
-                f"The image is truncated or malformed ({error}). Save it again and send that."
+                (kind.title == "JPEG" and jpeg_trouble(data))
+                or f"The image is truncated or malformed ({error}). Save it again and send that."
             ) from error
 
 
