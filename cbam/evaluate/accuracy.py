@@ -4,10 +4,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from cbam.data.labelled import Labelled
-from cbam.model import Model, open_photo
+from cbam.model import Model
 
 BATCH = 64
 
@@ -22,11 +22,11 @@ class Accuracy:
     calibration_error: float  # expected calibration error, 15 equal bins
 
 
-def tensors(model: Model, photos: Iterable[Labelled]) -> Iterator[Tensor]:
-    """The photos as the model takes them, in batches (N, 3, S, S)."""
+def tensors(model: Model, photos: Iterable[Image.Image]) -> Iterator[Tensor]:
+    """The photos (upright RGB) as the model takes them, in batches (N, 3, S, S)."""
     batch: list[Tensor] = []
-    for labelled in photos:
-        batch.append(model.card.preprocess(open_photo(labelled.photo)))
+    for photo in photos:
+        batch.append(model.card.preprocess(photo))
         if len(batch) == BATCH:
             yield torch.stack(batch)
             batch = []
@@ -37,8 +37,8 @@ def tensors(model: Model, photos: Iterable[Labelled]) -> Iterator[Tensor]:
 def logits(batches: Iterable[Tensor], *networks: nn.Module) -> list[Tensor]:
     """All photos' logits by each network: (photos, classes); a batch is made once for them all."""
     rows: list[list[Tensor]] = [[] for _ in networks]
-    with torch.inference_mode():
-        for batch in batches:
+    for batch in batches:  # outside: whoever makes the batches may need gradients
+        with torch.inference_mode():
             images = batch.to(memory_format=torch.channels_last)
             for found, network in zip(rows, networks, strict=True):
                 found.append(network(images))

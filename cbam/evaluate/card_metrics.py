@@ -1,22 +1,24 @@
 """Everything that is measured of a model, as it stands on its card."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from cbam.data.labelled import Labelled, labelled_photos
+from cbam.data.labelled import Labelled, Unread, labelled_photos, nothing_read, opened
 from cbam.errors import BadCard, BadData
 from cbam.evaluate.accuracy import accuracy, logits, tensors
 from cbam.evaluate.gate_values import gate_values
 from cbam.evaluate.held_gates import hold_kinds, hold_one_by_one, spread_over
-from cbam.evaluate.localisation import BASELINE, localise
+from cbam.evaluate.localisation import BASELINE, Tally, check_boxes
 from cbam.evaluate.pairs import paired_difference
 from cbam.model import Model
 
@@ -24,12 +26,13 @@ Metrics = dict[str, dict[str, Any]]  # by data set
 COMMAND = "cbam-lens evaluate"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Measured:
     """What goes onto the card, and the same photo by photo: measure -> (photos,)."""
 
     metrics: Metrics = field(default_factory=dict)
     per_photo: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    unread: list[Unread] = field(default_factory=list)  # photos that were left out
 
 
 def measure_model(
@@ -37,19 +40,66 @@ def measure_model(
 ) -> Measured:
     """Accuracy on `val` and `boxed`, localisation on `boxed`, agreement with float32 weights.
 
-    What is not given is not measured. Raises BadCard if `runs` lacks the model's float32 weights.
+    What is not given is not measured. Photos that cannot be read are left out and named. A photo is
+    decoded once, also where `val` and `boxed` are the same. Raises BadCard if `runs` lacks the
+    model's float32 weights, BadData if there are photos without a box or none can be read.
     """
     measured = Measured()
-    scores: Tensor | None = None
-    if val is not None:
-        photos = labelled_photos(model.card.class_folders, val)
-        scores = _measure_val(measured, model, photos, runs)
+    folders = model.card.class_folders
+    networks = [model.network]
+    if runs is not None:
+        networks.append(_float32_network(model, runs))
+    photos = [] if val is None else labelled_photos(folders, val, boxes if val == boxed else None)
+    with_boxes = photos
+    if boxed is not None and boxed != val:
+        with_boxes = labelled_photos(folders, boxed, boxes)
     if boxed is not None:
-        photos = labelled_photos(model.card.class_folders, boxed, boxes)
-        if scores is None or boxed != val:  # the same photos are asked about once
-            (scores,) = logits(tensors(model, photos), model.network)
-        _measure_boxed(measured, model, photos, scores)
+        check_boxes(with_boxes)
+    tally = None if boxed is None else Tally(model)
+    if val is not None:
+        look = _Look(model, photos, tally if val == boxed else None, measured.unread)
+        scores, *exact = look.logits(networks)
+        _measure_val(measured, scores, exact, look.targets)
+        if tally is not None and val == boxed:
+            _measure_boxed(measured, scores, look.targets, tally)
+    if tally is not None and val != boxed:
+        look = _Look(model, with_boxes, tally, measured.unread)
+        (scores,) = look.logits(networks[:1])
+        _measure_boxed(measured, scores, look.targets, tally)
     return measured
+
+
+class _Look:
+    """One look at each photo of a data set, for all that is measured on it.
+
+    `seen` are the photos that could be read.
+    """
+
+    def __init__(
+        self, model: Model, photos: Sequence[Labelled], tally: Tally | None, unread: list[Unread]
+    ) -> None:
+        self.model, self.photos, self.tally, self.unread = model, photos, tally, unread
+        self.seen: list[Labelled] = []
+
+    def logits(self, networks: Sequence[nn.Module]) -> list[Tensor]:
+        """Each network's logits (photos, classes). Raises BadData if no photo can be read."""
+        batches = tensors(self.model, self._decoded())
+        first = next(batches, None)
+        if first is None:
+            raise nothing_read(self.unread)
+        return logits(chain([first], batches), *networks)
+
+    def _decoded(self) -> Iterator[Image.Image]:
+        for labelled, photo in opened(self.photos, self.unread):
+            if self.tally is not None:
+                self.tally.add(labelled, photo)
+            self.seen.append(labelled)
+            yield photo
+
+    @property
+    def targets(self) -> Tensor:
+        """The true classes: (photos,)."""
+        return torch.tensor([labelled.target for labelled in self.seen])
 
 
 def measure_gates(
@@ -109,27 +159,19 @@ def against(mine: Measured, others: Mapping[str, Measured]) -> Metrics:
 
 
 def _measure_val(
-    measured: Measured, model: Model, photos: list[Labelled], runs: Path | None
-) -> Tensor:
-    """Fills in `measured`; the photos' logits: (photos, classes)."""
-    networks = [model.network]
-    if runs is not None:
-        networks.append(_float32_network(model, runs))
-    scores, *exact = logits(tensors(model, photos), *networks)
-    targets = torch.tensor([labelled.target for labelled in photos])
+    measured: Measured, scores: Tensor, exact: Sequence[Tensor], targets: Tensor
+) -> None:
+    """Fills in `measured` from logits (photos, classes); `exact` are the float32 weights'."""
     values = _rounded(asdict(accuracy(scores, targets)))
     measured.metrics["val"] = {**values, "command": COMMAND + " --val"}
     measured.per_photo["top1"] = (scores.argmax(1) == targets).float().numpy()
     if exact:
         measured.metrics["int8"] = _agreement(scores, exact[0], targets)
-    return scores
 
 
-def _measure_boxed(
-    measured: Measured, model: Model, photos: list[Labelled], scores: Tensor
-) -> None:
-    right = accuracy(scores, torch.tensor([labelled.target for labelled in photos]))
-    mine, base, per_photo = localise(model, photos)
+def _measure_boxed(measured: Measured, scores: Tensor, targets: Tensor, tally: Tally) -> None:
+    right = accuracy(scores, targets)
+    mine, base, per_photo = tally.result()
     command = COMMAND + " --boxed"
     measured.metrics["boxed"] = {
         "top1": round(right.top1, 4),

@@ -1,15 +1,17 @@
 """Does the heat map point at the object? Three measures against object boxes, with baselines."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from cbam.data.labelled import Labelled, Region
 from cbam.errors import BadData
 from cbam.explain.explainer import answer
 from cbam.explain.explanation import Floats
+from cbam.explain.methods import GRADCAM
 from cbam.explain.question import Options, resolve
 from cbam.images.preprocess import Box
 from cbam.model import Model, open_photo
@@ -36,7 +38,7 @@ class Localisation:
 BASELINE = "the photo's centre, a uniform map, a box around the whole view"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PerPhoto:
     """What `localise` found, photo by photo, each (photos,): to compare models in pairs."""
 
@@ -45,28 +47,51 @@ class PerPhoto:
     box_iou: Floats
 
 
+@dataclass(eq=False)
+class Tally:
+    """Measures one model photo by photo."""
+
+    model: Model
+    method: str = GRADCAM
+    mine: list[tuple[float, float, float]] = field(default_factory=list)
+    base: list[tuple[float, float, float]] = field(default_factory=list)
+    silent: int = 0  # maps without a positive value
+
+    def add(self, labelled: Labelled, photo: Image.Image) -> None:
+        """Explain a photo (upright RGB) for its true class and measure the map."""
+        options = Options(target=labelled.target, method=self.method, top_k=1, attention=False)
+        (explanation,) = answer(resolve([self.model], options), photo)
+        masks = [on_grid(region, explanation.view, *photo.size) for region in labelled.regions]
+        self.base.append(measure(np.ones((GRID, GRID), dtype=np.float32), masks, centre=True))
+        self.silent += bool(explanation.heatmap.max() <= 0)
+        self.mine.append(measure(enlarged(explanation.heatmap, GRID, GRID), masks))
+
+    def result(self) -> tuple[Localisation, Localisation, PerPhoto]:
+        """The model's measures, the baseline's on the same photos, and each photo's."""
+        columns = np.array(self.mine, dtype=np.float32).T
+        return _mean(self.mine, self.silent), _mean(self.base, 0), PerPhoto(*columns)
+
+
 def localise(
-    model: Model, photos: Sequence[Labelled], method: str = "gradcam"
+    model: Model, photos: Sequence[Labelled], method: str = GRADCAM
 ) -> tuple[Localisation, Localisation, PerPhoto]:
     """The model's measures on photos with boxes, the baseline's on the same, and each photo's.
 
-    Raises BadData for a photo without a box.
+    Raises BadData for photos without a box, BadImage for one that cannot be read.
     """
-    mine: list[tuple[float, float, float]] = []
-    base: list[tuple[float, float, float]] = []
-    silent = 0
+    check_boxes(photos)
+    tally = Tally(model, method)
     for labelled in photos:
-        if not labelled.regions:
-            raise BadData(f"There is no box for {labelled.name}.")
-        photo = open_photo(labelled.photo)
-        options = Options(target=labelled.target, method=method, top_k=1, attention=False)
-        (explanation,) = answer(resolve([model], options), photo)
-        masks = [on_grid(region, explanation.view, *photo.size) for region in labelled.regions]
-        base.append(measure(np.ones((GRID, GRID), dtype=np.float32), masks, centre=True))
-        silent += bool(explanation.heatmap.max() <= 0)
-        mine.append(measure(enlarged(explanation.heatmap, GRID, GRID), masks))
-    columns = np.array(mine, dtype=np.float32).T
-    return _mean(mine, silent), _mean(base, 0), PerPhoto(*columns)
+        tally.add(labelled, open_photo(labelled.photo))
+    return tally.result()
+
+
+def check_boxes(photos: Sequence[Labelled]) -> None:
+    """Check that every photo has a box, before any of them is read. Raises BadData."""
+    bare = [labelled.name for labelled in photos if not labelled.regions]
+    if bare:
+        more = f" and {len(bare) - 3} more" if len(bare) > 3 else ""
+        raise BadData(f"There is no box for {', '.join(bare[:3])}{more}.")
 
 
 def on_grid(region: Region, view: Box, width: int, height: int, side: int = GRID) -> Mask:

@@ -5,21 +5,26 @@ large photos from parquet files lie in one tensor and are augmented a batch at a
 that trains (`Stacked`).
 """
 
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from cbam.data.labelled import (
+    Labelled,
+    Unread,
+    class_folders,
+    labelled_photos,
+    nothing_read,
+    opened,
+)
 from cbam.data.parquet import parquet_files, read_rows
-from cbam.errors import BadRecipe
+from cbam.errors import BadRecipe, MissingFile
 from cbam.training.recipe import Recipe
 from cbam.training.views import random_views
 
@@ -27,26 +32,30 @@ Sample = tuple[Tensor, int]
 
 
 class InMemory(Dataset[Sample]):
-    """An ImageFolder's photos as uint8 tensors (3, H, W), held in memory.
+    """Photos in <class>/<photo> as upright uint8 tensors (3, H, W), held in memory.
 
-    `folders` fixes which folder is which class. Raises BadRecipe if the data has other ones.
+    `folders` fixes which folder is which class. `unread` are the photos that were left out because
+    they cannot be read. Raises BadRecipe if the data has other classes or none of a class,
+    MissingFile if there are no photos, BadData if none can be read.
     """
 
     def __init__(self, root: Path, folders: Sequence[str]) -> None:
         try:
-            files = ImageFolder(str(root))
-        except (OSError, FileNotFoundError) as error:
+            present = [folder.name for folder in class_folders(root)]
+        except MissingFile as error:
+            raise BadRecipe(str(error)) from error
+        if present != sorted(folders):
             raise BadRecipe(
-                f"No training photos: {error} Expected {root}/<class>/<photo>."
-            ) from error
-        if files.classes != sorted(folders):
-            raise BadRecipe(
-                f"{root} holds the classes {', '.join(files.classes)}; "
+                f"{root} holds the classes {', '.join(present) or 'none'}; "
                 f"the recipe names {', '.join(sorted(folders))}."
             )
-        index = {folder: position for position, folder in enumerate(folders)}
-        self.photos = [pil_to_tensor(files.loader(path)) for path, _ in files.samples]
-        self.targets = [index[files.classes[target]] for _, target in files.samples]
+        self.photos: list[Tensor] = []
+        self.targets: list[int] = []
+        self.unread: list[Unread] = []
+        for labelled, photo in opened(labelled_photos(folders, root), self.unread):
+            self.photos.append(pil_to_tensor(photo))
+            self.targets.append(labelled.target)
+        _check_classes(self.targets, folders, self.unread)
         self.transform: v2.Transform = v2.Identity()
 
     def __len__(self) -> int:
@@ -60,24 +69,27 @@ class Stacked:
     """Equally large photos of parquet files: uint8 (N, 3, H, W), and their classes: int64 (N,).
 
     `folders` fixes which `wnid` is which class. Raises BadRecipe if the data has other ones or
-    photos of several sizes.
+    photos of several sizes. `unread`: as in `InMemory`.
     """
 
     def __init__(self, files: Sequence[Path], folders: Sequence[str]) -> None:
         index = {folder: position for position, folder in enumerate(folders)}
         photos: list[Tensor] = []
         targets: list[int] = []
-        for row in read_rows(files):
-            if row.folder not in index:
-                raise BadRecipe(f"{row.name} is of class {row.folder}, which the recipe lacks.")
-            with Image.open(io.BytesIO(row.data)) as image:
-                photos.append(torch.from_numpy(np.array(image.convert("RGB"))))
-            targets.append(index[row.folder])
+        self.unread: list[Unread] = []
+
+        def rows() -> Iterator[Labelled]:
+            for row in read_rows(files):
+                if row.folder not in index:
+                    raise BadRecipe(f"{row.name} is of class {row.folder}, which the recipe lacks.")
+                yield Labelled(row.name, row.data, index[row.folder])
+
+        for labelled, photo in opened(rows(), self.unread):
+            photos.append(torch.from_numpy(np.array(photo)))
+            targets.append(labelled.target)
             if photos[-1].shape != photos[0].shape:
-                raise BadRecipe(f"{row.name} is not as large as the photos before it.")
-        missing = [folder for folder in folders if index[folder] not in set(targets)]
-        if missing:
-            raise BadRecipe(f"No photos of the recipe's classes {', '.join(missing[:5])}.")
+                raise BadRecipe(f"{labelled.name} is not as large as the photos before it.")
+        _check_classes(targets, folders, self.unread)
         self.photos = torch.stack(photos).permute(0, 3, 1, 2).contiguous()
         self.targets = torch.tensor(targets)
 
@@ -107,6 +119,18 @@ class Stacked:
                 draw,
             )
             yield views, self.targets[chosen]
+
+
+def _check_classes(
+    targets: Sequence[int], folders: Sequence[str], unread: Sequence[Unread]
+) -> None:
+    """Raises BadData if no photo can be read, BadRecipe if a class has none."""
+    if unread and not targets:
+        raise nothing_read(unread)
+    there = set(targets)
+    missing = [folder for index, folder in enumerate(folders) if index not in there]
+    if missing:
+        raise BadRecipe(f"No photos of the recipe's classes {', '.join(missing[:5])}.")
 
 
 def training_photos(source: Path, folders: Sequence[str]) -> InMemory | Stacked:

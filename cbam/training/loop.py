@@ -196,7 +196,7 @@ def _progress(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The loader's batches, with a progress bar on a terminal."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # it holds names of the recipe
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
