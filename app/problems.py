@@ -16,6 +16,7 @@ from starlette.responses import Response
 from app.inference.errors import Busy
 from cbam.errors import (
     BadImage,
+    BadOption,
     CannotCut,
     CBAMLensError,
     NotAnImage,
@@ -69,6 +70,7 @@ STATUS_OF: dict[type[CBAMLensError], int] = {
     BadImage: 422,
     UnknownName: 422,
     OptionClash: 422,
+    BadOption: 422,
     CannotCut: 422,
     NotAvailable: 501,
     Busy: 503,

@@ -4,8 +4,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from limits import parse
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from cbam.errors import BadSetting
+
+PREFIX = "CBAM_LENS_"
 
 
 def _words(value: Any) -> Any:
@@ -29,7 +40,9 @@ Key = Annotated[SecretStr, Field(min_length=32), AfterValidator(_ascii)]
 class Settings(BaseSettings):
     """Name with unit, default, reason."""
 
-    model_config = SettingsConfigDict(env_prefix="CBAM_LENS_", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, env_ignore_empty=True, allow_inf_nan=False
+    )
 
     models_folder: Path | None = None  # folder with a folder for each model; empty: bundled models
     family: str = ""  # the family asked by default; empty: the one that knows the most classes
@@ -77,3 +90,29 @@ class Settings(BaseSettings):
             except ValueError as error:
                 raise ValueError(f"'{value}' is no rate. Say for instance 60/minute.") from error
         return value
+
+    @field_validator("root_path")
+    @classmethod
+    def _is_a_path(cls, value: str) -> str:
+        """Raises ValueError: a prefix that no path can begin with would serve nothing."""
+        if value and not value.startswith("/"):
+            raise ValueError(f"it has to begin with /, as in /{value[:40]}")
+        return value
+
+
+def read_settings(**given: Any) -> Settings:
+    """The settings that are `given`, else those of the environment. Raises BadSetting."""
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        findings = error.errors(include_url=False, include_context=False)
+        raise BadSetting(" ".join(_sentence(item) for item in findings)) from None
+
+
+def _sentence(finding: Any) -> str:
+    """One of pydantic's findings: `CBAM_LENS_BATCH is 'x': Input should be a valid integer.`"""
+    name = str(finding["loc"][0])
+    # A key is a secret: whatever it is, it is not printed.
+    came = "" if name == "api_keys" else f" is '{str(finding['input'])[:80]}'"
+    said = finding["msg"].removeprefix("Value error, ").rstrip(".")
+    return f"{PREFIX}{name.upper()}{came}: {said}."

@@ -2,10 +2,13 @@
 
     CBAMLensError
     ├── UnknownName        a model, method, layer, class or option that does not exist
+    ├── BadOption          an option whose value or kind makes no sense, such as top_k=0
     ├── OptionClash        options that exist, but exclude each other
     ├── CannotCut          a layer behind which a network cannot be cut in two
     ├── NotAvailable       it exists, but this machine lacks what it needs: an extra, a GPU
     ├── MissingFile        a file or folder that is not there, or holds nothing
+    ├── CannotWrite        a file or folder that cannot be written
+    ├── BadSetting         a setting of the service that makes no sense
     ├── BadCard            a model card or its weights do not hold together
     ├── BadRecipe          a training recipe does not hold together
     ├── BadData            photos, classes or boxes that do not fit what is asked of them
@@ -16,9 +19,16 @@
         └── ImageTooLarge      more pixels than allowed
 
 The library raises them with a sentence for the user; the service only translates them to HTTP.
+
+A value of the wrong kind (`top_k="five"`, `load(5)`) is one of these too, not a TypeError: whoever
+hands on what a user typed needs one `except CBAMLensError`. What Python itself checks, such as an
+argument that a function does not have, stays Python's TypeError.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+V = TypeVar("V")
 
 
 class CBAMLensError(Exception):
@@ -33,6 +43,28 @@ class UnknownName(CBAMLensError):
         """`UnknownName.of("CAM method", "gradcan", METHODS)`."""
         shown = str(name)[:80]  # it may be anything that a stranger sent
         return cls(f"No {what} '{shown}'. Known: {', '.join(str(item) for item in known)}.")
+
+
+def look_up(what: str, name: object, table: Mapping[str, V]) -> V:
+    """`table[name]`. Raises UnknownName, whatever kind of thing `name` is.
+
+    `look_up("CAM method", "gradcam", METHODS)`.
+    """
+    if not isinstance(name, str) or name not in table:
+        raise UnknownName.of(what, name, table)
+    return table[name]
+
+
+class BadOption(CBAMLensError):
+    """An option's value is out of range or of the wrong kind. The message says what would work."""
+
+    @classmethod
+    def of(cls, name: str, value: object, wanted: str) -> "BadOption":
+        """`BadOption.of("top_k", 0, "a whole number from 1")`."""
+        shown = f"'{value[:80]}'" if isinstance(value, str) else repr(value)
+        if len(shown) > 82 or "\n" in shown:  # a tensor, a module: its kind says enough
+            shown = f"of the kind {type(value).__name__}"
+        return cls(f"{name} is {shown}; it has to be {wanted}.")
 
 
 class OptionClash(CBAMLensError):
@@ -60,6 +92,14 @@ class NotAvailable(CBAMLensError):
 
 class MissingFile(CBAMLensError):
     """A file or folder that is not there, or does not hold what is wanted."""
+
+
+class CannotWrite(CBAMLensError):
+    """A file or folder that cannot be written. The message says which, and why."""
+
+
+class BadSetting(CBAMLensError):
+    """A setting of the service is out of range or of the wrong kind. The message names it."""
 
 
 class BadCard(CBAMLensError):

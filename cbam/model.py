@@ -4,6 +4,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from copy import copy
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -12,10 +13,10 @@ from PIL import Image
 from torch import nn
 
 from cbam.backbones import blocks
-from cbam.backends.choose import EAGER, accelerate, begin
+from cbam.backends.choose import EAGER, accelerate, begin, check_backend
 from cbam.cards.card import Card, load_network, read_card
 from cbam.cards.families import available
-from cbam.errors import BrokenImage, UnknownName
+from cbam.errors import BadOption, BrokenImage, NotAvailable, look_up
 from cbam.explain.explainer import answer
 from cbam.explain.explanation import Explanation
 from cbam.explain.question import DEFAULTS, Layers, Options, resolve
@@ -148,12 +149,36 @@ def load(name: str | Path, backend: str = EAGER) -> Model:
 
     Raises UnknownName if there is none, BadCard if its weights are not what the card says.
     """
+    card = find_card(name)
+    check_backend(backend)
+    return Model(card, load_network(card), backend, own=True)
+
+
+def find_card(name: str | Path) -> Card:
+    """The card of a bundled model by its name, or of any model by its card's folder.
+
+    Raises UnknownName if there is none, BadCard if it cannot be used.
+    """
+    if not isinstance(name, (str, Path)):
+        raise BadOption.of("name", name, "a model's name or the folder of its card")
     folder = Path(name)
     if (folder / "card.toml").is_file():
-        card = read_card(folder)
-    else:
-        known = available()
-        if str(name) not in known:
-            raise UnknownName.of("model", name, known)
-        card = known[str(name)]
-    return Model(card, load_network(card), backend, own=True)
+        return read_card(folder)
+    return look_up("model", str(name), available())
+
+
+@dataclass(frozen=True)
+class Unloaded:
+    """A model without its weights: enough to check a question before anything is loaded."""
+
+    card: Card
+
+    @cached_property
+    def layers(self) -> list[str]:
+        """Names of its blocks, as a loaded model has them."""
+        with torch.device("meta"):
+            return blocks(self.card.network())
+
+    def cut(self, layers: Layers) -> Cut:
+        """Nothing can be asked of it: always raises NotAvailable."""
+        raise NotAvailable(f"The weights of '{self.card.name}' are not loaded.")

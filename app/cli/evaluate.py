@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
-from rich.table import Table
 from torch import Tensor
 
-from app.cli.shared import console
+from app.cli.shared import SOME_UNREAD, check_folder, report_unread, show_table
 from cbam.cards.card import write_card
-from cbam.errors import OptionClash
+from cbam.errors import MissingFile, OptionClash
 from cbam.evaluate.card_metrics import Measured, against, measure_gates, measure_model
-from cbam.model import Model, load
+from cbam.model import Model, find_card, load
 
 
 def evaluate(
@@ -53,21 +52,35 @@ def evaluate(
 ) -> None:
     """Measure models: accuracy on --val and --boxed, and where the maps point on --boxed.
 
-    Models that know the same classes are also compared photo by photo.
+    Models that know the same classes are also compared photo by photo. Photos that cannot be read
+    are left out and listed at the end; the exit status is then 4.
     """
+    if val is None and boxed is None and gates is None:
+        raise OptionClash("Nothing to measure on. Name photos with --val, --boxed or --gates.")
     if boxed is not None and boxes is None and boxed.suffix != ".parquet":
         raise OptionClash("--boxed needs --boxes: the CSV file with the object boxes.")
+    if boxes is not None and boxed is None and gates is None:
+        raise OptionClash(
+            "--boxes belongs to --boxed or --gates: name the photos that the boxes are for."
+        )
+    if runs is not None and val is None:
+        raise OptionClash("--runs compares on the photos of --val: name them.")
     if write and size_px:
         raise OptionClash("--write is for the cards' own image size: leave --size-px out.")
-    table = Table("data", "measure")
+    for path in (val, boxed, boxes, gates, runs):
+        if path is not None and not path.exists():
+            raise MissingFile(f"There is no file or folder '{path}'.")
+    cards = [find_card(name) for name in names]
+    if write:
+        for card in cards:
+            check_folder(card.folder)
     rows: dict[tuple[str, str], dict[str, str]] = {}
     done: dict[str, tuple[Model, Measured]] = {}
-    for name in names:
-        model = load(name)
+    for card in cards:
+        model = load(card.folder)
         if size_px:
             resized = replace(model.card.preprocess, size_px=size_px)
             model = Model(replace(model.card, preprocess=resized), model.network)
-        table.add_column(model.name, overflow="fold")
         measured = measure_model(model, val, boxed, boxes, runs)
         peers = {
             other.card.attention: found
@@ -87,6 +100,14 @@ def evaluate(
         if write:
             card = replace(model.card, metrics={**model.card.metrics, **metrics})
             write_card(card, gate_means=means or None)
-    for key, cells in rows.items():
-        table.add_row(*key, *(cells.get(name, "") for name in done))
-    console.print(table)
+    show_table(
+        ("measure", *done),
+        [
+            (f"{data} {measure}", *(cells.get(name, "") for name in done))
+            for (data, measure), cells in rows.items()
+        ],
+    )
+    unread = dict.fromkeys(each for _, measured in done.values() for each in measured.unread)
+    if unread:
+        report_unread(list(unread))
+        raise typer.Exit(SOME_UNREAD)

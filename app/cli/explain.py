@@ -1,31 +1,32 @@
 """`cbam-lens explain`: ask models about a photo."""
 
 import hashlib
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from app.cli.shared import RUNNERS, console
-from cbam.backends.choose import EAGER
+from app.cli.shared import RUNNERS, check_picture, show_json, show_table, write_picture
+from cbam.backends.choose import EAGER, check_backend
+from cbam.cards.card import Card
 from cbam.cards.families import available, by_family
-from cbam.errors import MissingFile
+from cbam.errors import BrokenImage, MissingFile
 from cbam.explain.explainer import answer
 from cbam.explain.methods import METHODS
 from cbam.explain.question import Options, resolve
+from cbam.images.decode import decode
 from cbam.images.formats import EITHER
-from cbam.model import Model, load, open_photo
+from cbam.model import Unloaded, find_card, load
 from cbam.sheets import compare_sheet
 
 
 def explain_command(
-    photo: Annotated[Path, typer.Argument(help=f"a {EITHER} file")],
+    photo: Annotated[Path, typer.Argument(help=f"a {EITHER} file; -: standard input")],
     output: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("-o", "--output", help="PNG to write: the models side by side"),
+        typer.Option("-o", "--output", help="picture to write: the models side by side"),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="print the answer of /api/v1/explain")
@@ -56,41 +57,55 @@ def explain_command(
     backend: Annotated[str, typer.Option(help=f"what runs the networks: {RUNNERS}")] = EAGER,
 ) -> None:
     """Ask the models about a photo: a table, a picture (-o) or JSON (--json)."""
-    models = [load(name, backend) for name in model] if model else default_family(backend)
+    if output is not None:
+        check_picture(output)
+    check_backend(backend)
+    cards = [find_card(name) for name in model] if model else default_family()
     options = Options(target, method, layer, top_k, versus=versus, in_words=not as_json)
-    question = resolve(models, options)
+    resolve([Unloaded(card) for card in cards], options)  # what is wrong shows before the work
     started = time.perf_counter()
-    image = open_photo(photo)
+    data = read_photo(photo)
+    image = decode(data)
     waits = {"decode": (time.perf_counter() - started) * 1000, "queue": 0.0}
-    explanations = answer(question, image)
+    models = [load(card.folder, backend) for card in cards]
+    explanations = answer(resolve(models, options), image)
     if as_json:
         from app.inference.engine import Answer
         from app.routes.answers import explained
 
-        answered = Answer(explanations, waits, hashlib.sha256(photo.read_bytes()).hexdigest())
-        print(explained(answered).model_dump_json(indent=1))  # noqa: T201
+        answered = Answer(explanations, waits, hashlib.sha256(data).hexdigest())
+        show_json(explained(answered).model_dump_json(indent=1))
     else:
         label = explanations[0].target.label
-        table = Table("model", "says", f"P({label})", f"{METHODS[method].title} peak")
-        table.columns[0].no_wrap = True  # a name that is cut off can't be typed
+        titles = ("model", "says", f"P({label})", f"{METHODS[method].title} peak")
+        rows: list[tuple[str, ...]] = []
         for each in explanations:
             says = ", ".join(f"{p.label} {p.probability:.1%}" for p in each.words[:1])
             classes = ", ".join(f"{p.label} {p.probability:.1%}" for p in each.predictions[:3])
             says = classes if len(each.words[0].indices) == 1 else f"{says} ({classes})"
             peak = float(each.heatmap.max())
             shown = f"{peak:.3g}" if peak > 0 else "no positive evidence"
-            table.add_row(each.model, says, f"{each.target.probability:.1%}", shown)
-        console.print(table)
+            rows.append((each.model, says, f"{each.target.probability:.1%}", shown))
+        show_table(titles, rows)
     if output is not None:
         sheet = compare_sheet(explanations) if len(explanations) > 1 else explanations[0].overlay()
-        sheet.save(output)
-        Console(stderr=True).print(f"wrote {output}")
+        write_picture(sheet, output)
 
 
-def default_family(backend: str = EAGER) -> list[Model]:
-    """All models of the first bundled family."""
+def default_family() -> list[Card]:
+    """The cards of all models of the first bundled family. Raises MissingFile."""
     cards = available()
     if not cards:
         raise MissingFile("No models are bundled here. Name one with --model FOLDER.")
     family, *_ = by_family(cards).values()
-    return [load(cards[name].folder, backend) for name in family]
+    return [cards[name] for name in family]
+
+
+def read_photo(path: Path) -> bytes:
+    """A file's bytes, read once: it may be a pipe. "-" is the standard input. Raises BadImage."""
+    try:
+        data = sys.stdin.buffer.read() if path == Path("-") else path.read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise BrokenImage(f"The photo '{path}' cannot be read: {reason}.") from error
+    return data

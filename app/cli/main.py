@@ -1,12 +1,16 @@
-"""The command `cbam-lens`: each subcommand has its own file; this one puts them together."""
+"""The command `cbam-lens`: each subcommand has its own file; this one puts them together.
+
+Exit status: 0 done, 1 an error, 2 a wrong option, 4 done, but some photos could not be read,
+130 interrupted, 141 nobody read the rest of the output; `serve` has others of its own.
+"""
 
 import typer
-from rich.console import Console
 
 from app.cli.evaluate import evaluate
 from app.cli.explain import explain_command
 from app.cli.models import models_app
 from app.cli.serve import serve
+from app.cli.shared import FAILED, INTERRUPTED, complain, say
 from app.cli.train import train
 from cbam import __version__
 from cbam.errors import CBAMLensError
@@ -15,6 +19,7 @@ app = typer.Typer(
     help="See what attention changes: plain, SE and CBAM networks side by side.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich's help cuts names in narrow terminals and takes [words] for tags
 )
 app.command()(serve)
 app.command("explain")(explain_command)
@@ -26,7 +31,7 @@ app.command()(evaluate)
 @app.command()
 def version() -> None:
     """Print the version."""
-    print(__version__)  # noqa: T201
+    say(__version__)
 
 
 def main() -> None:
@@ -34,5 +39,12 @@ def main() -> None:
     try:
         app()
     except CBAMLensError as error:
-        Console(stderr=True).print(f"[red]cbam-lens:[/red] {error}", highlight=False)
-        raise SystemExit(1) from None
+        complain(error)
+        raise SystemExit(FAILED) from None
+    except KeyboardInterrupt:
+        complain("interrupted")
+        raise SystemExit(INTERRUPTED) from None
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:  # Typer turns Ctrl-C into this
+            complain("interrupted")
+        raise

@@ -6,14 +6,13 @@ from dataclasses import asdict
 from typing import Annotated, Any, Optional
 
 import typer
-from rich.table import Table
 
-from app.cli.shared import console
+from app.cli.shared import say, show_json, show_table
 from cbam.cards.card import Card
 from cbam.cards.families import available, by_family
 from cbam.model import load
 
-models_app = typer.Typer(help="What models there are.", no_args_is_help=True)
+models_app = typer.Typer(help="What models there are.", no_args_is_help=True, rich_markup_mode=None)
 
 # Column title -> where the number stands on a card.
 MEASURES = {
@@ -49,12 +48,9 @@ def _print(titles: list[str], rows: list[list[str]], markdown: bool) -> None:
     """A table, as Markdown or for the terminal."""
     if markdown:
         for row in (titles, ["---"] * len(titles), *rows):
-            print("| " + " | ".join(row) + " |")  # noqa: T201
+            say("| " + " | ".join(row) + " |")
         return
-    table = Table(*titles)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    show_table(titles, rows)
 
 
 # What was done to the gates -> its heading.
@@ -130,4 +126,4 @@ def show_model(name: str) -> None:
     model = load(name)
     card = {key: value for key, value in asdict(model.card).items() if key != "folder"}
     extra = {"parameters": model.parameters, "layers": model.layers}
-    console.print_json(json.dumps({**card, **extra}, default=str))
+    show_json(json.dumps({**card, **extra}, default=str, indent=2, ensure_ascii=False))

@@ -6,8 +6,8 @@ from typing import Annotated, Optional
 
 import typer
 
-from app.cli.shared import console
-from cbam.errors import NotAvailable, UnknownName
+from app.cli.shared import SOME_UNREAD, check_folder, report_unread, say
+from cbam.errors import MissingFile, NotAvailable, UnknownName
 
 
 def train(
@@ -30,7 +30,10 @@ def train(
         bool, typer.Option("--compile", help="with torch.compile; on a CPU the attention alone")
     ] = False,
 ) -> None:
-    """Train a family, one member after the other; resumes where it stopped. Extra: train."""
+    """Train a family, one member after the other; resumes where it stopped. Extra: train.
+
+    Photos that cannot be read are left out and listed; the exit status is then 4.
+    """
     try:
         from cbam.training.loop import train as train_one
     except ImportError as error:
@@ -43,10 +46,18 @@ def train(
     for member in members:
         if member not in plan.attention:
             raise UnknownName.of(f"member of {recipe}", member, plan.attention)
+    if not data.exists():
+        raise MissingFile(f"There is no file or folder '{data}'.")
+    check_folder(runs, create=True)
+    check_folder(models, create=True)
     photos = training_photos(data, list(plan.labels))
+    if photos.unread:
+        report_unread(photos.unread)
     for member in members:
         run = runs / plan.model_name(member)
         trained = train_one(plan, member, photos, run, workers, compiled)
         if int(os.environ.get("RANK", "0")) == 0:
             card = write_model(plan, member, trained.weights, models, recipe.name)
-            console.print(f"wrote {card.folder}")
+            say(f"wrote {card.folder}")
+    if photos.unread:
+        raise typer.Exit(SOME_UNREAD)
