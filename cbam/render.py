@@ -99,14 +99,28 @@ def spatial_tile(photo: Image.Image, spatial: Floats) -> Image.Image:
     return _picture(0.35 * base + 0.65 * colour(values, "viridis"))
 
 
-def channel_bars(channel: Floats, width: int, height: int) -> Image.Image:
-    """A channel gate's values in [0, 1] as bars, in channel order; the line marks 0.5."""
-    picture = np.full((height, width, 3), 238, dtype=np.float32)
+def channel_bars(
+    channel: Floats,
+    width: int,
+    height: int,
+    span: tuple[float, float] = (0.0, 1.0),
+    base: float = 0.0,
+    line: float | None = 0.5,
+) -> Image.Image:
+    """One value per channel as bars, in channel order, between the ends of `span`.
+
+    Bars begin at `base`, so that those of lower values hang from it. The thin line marks `line`.
+    """
+    low, high = span
     columns = np.minimum((np.arange(width) * len(channel)) // width, len(channel) - 1)
-    filled = np.rint(np.clip(channel[columns], 0, 1) * height).astype(int)  # (width,)
-    rows = np.arange(height)[:, None]
-    picture[rows >= height - filled[None, :]] = (33, 145, 140)
-    picture[height // 2] = (90, 90, 90)
+    marks = np.array([*channel[columns], base, low if line is None else line], np.float32)
+    shares = np.clip((marks - low) / max(high - low, 1e-12), 0, 1)
+    *tops, foot, mark = np.rint(shares * height).astype(int)  # pixels above the bottom
+    picture = np.full((height, width, 3), 238, dtype=np.float32)
+    rows = height - np.arange(height)[:, None]  # the upper edge of each row, above the bottom
+    picture[(rows <= np.maximum(tops, foot)) & (rows > np.minimum(tops, foot))] = (33, 145, 140)
+    if line is not None:
+        picture[min(height - mark, height - 1)] = (90, 90, 90)
     return _picture(picture)
 
 

@@ -63,15 +63,21 @@ def attention_sheet(explanation: Explanation, tile_px: int = 150) -> Image.Image
         for (name, part), height in zip(rows, heights, strict=True):
             values = getattr(block.gates[name], part) if name in block.gates else None
             if values is not None:
+                gate = block.gates[name]
                 picture = (
                     spatial_tile(tile, values)
                     if part == "plane"
-                    else channel_bars(values, tile.width, bars)
+                    else channel_bars(
+                        values, tile.width, bars, gate.span, gate.base, gate.kind.neutral
+                    )
                 )
                 sheet.paste(picture, (x, y))
-                pooled = ", pooled" if values.size < block.gates[name].values.size else ""
+                pooled = ", pooled" if values.size < gate.values.size else ""
                 count = f"{len(values)} ch. " if part == "vector" else ""
-                text = f"{name}{pooled} {count}{values.min():.2f}-{values.max():.2f}"
+                title = gate.kind.title.removesuffix(" gate")
+                digits = ".2f" if gate.kind.use == "multiplied" else ".2g"
+                low, high = (format(float(end), digits) for end in (values.min(), values.max()))
+                text = f"{title}{pooled} {count}{low}-{high}"
                 _text(draw, (x, y + picture.height + 4), text, 12, tile.width, "#222222")
             y += height
     return sheet

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 import cbam
+from cbam.attention.gc import Added
 from cbam.cards.card import Card, write_card
 from cbam.images.preprocess import Preprocess
 from cbam.model import Model
@@ -28,13 +29,15 @@ LABELS = ("tench", "church", "parachute", "golf ball", "French horn")
 
 
 def _liven(network: nn.Module) -> None:
-    """Move the norms off their fresh values: spatial gates would be 0.5 everywhere."""
+    """Move what starts at zero off it: fresh spatial gates are 0.5 everywhere, GC adds nothing."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.uniform_(module.bias, -0.3, 0.3)
             nn.init.uniform_(module.running_mean, -0.3, 0.3)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
+        if isinstance(module, Added):
+            nn.init.normal_(module.mlp[-1].weight)
 
 
 @pytest.fixture(scope="session")

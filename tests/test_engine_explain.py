@@ -31,6 +31,8 @@ from cbam.trace.cut import Cut
 MakeModel = Callable[..., Model]
 MakePhoto = Callable[..., Image.Image]
 
+FAMILY = ("none", "se", "cbam")
+
 
 def png(image: Image.Image, **options: object) -> bytes:
     buffer = io.BytesIO()
@@ -191,7 +193,7 @@ def test_timing_names_its_two_parts(make_model: MakeModel, make_photo: MakePhoto
 
 
 def test_all_models_explain_the_first_ones_top_class(make_model: MakeModel, make_photo: MakePhoto):
-    models = [make_model(attention, seed=seed) for seed, attention in enumerate(ATTENTION)]
+    models = [make_model(attention, seed=seed) for seed, attention in enumerate(FAMILY)]
     tops = [model.explain(make_photo()).target.index for model in models]
     assert len(set(tops)) > 1  # they disagree, so the test tells
     found = explain(models, make_photo())
@@ -201,7 +203,7 @@ def test_all_models_explain_the_first_ones_top_class(make_model: MakeModel, make
 
 
 def test_all_models_explain_the_class_asked_for(make_model: MakeModel, make_photo: MakePhoto):
-    models = [make_model(attention) for attention in ATTENTION]
+    models = [make_model(attention) for attention in FAMILY]
     found = explain(models, make_photo(), Options(target="church"))
     assert [item.target.label for item in found] == ["church"] * 3
 
@@ -270,7 +272,7 @@ def test_the_map_of_several_layers_is_the_packages_mean_of_their_maps(
 
 
 def test_all_models_contrast_with_the_same_classes(make_model: MakeModel, make_photo: MakePhoto):
-    models = [make_model(attention, seed=seed) for seed, attention in enumerate(ATTENTION)]
+    models = [make_model(attention, seed=seed) for seed, attention in enumerate(FAMILY)]
     alone = [model.explain(make_photo(), method="finercam", target=1) for model in models]
     rivals = [[item.label for item in answer.versus] for answer in alone]
     assert len({tuple(labels) for labels in rivals}) > 1  # they differ, so the test tells
@@ -297,7 +299,7 @@ def test_only_a_method_that_contrasts_tells_with_what(make_model: MakeModel, mak
 def test_every_method_answers_at_every_depth_of_every_attention(
     make_model: MakeModel, make_photo: MakePhoto
 ):
-    models = [make_model(attention) for attention in ATTENTION]
+    models = [make_model(attention) for attention in FAMILY]
     questions = [
         (make_photo(seed), Options(method=method, layer=layer))
         for layer in ("layer1.0", "layer3.1", "layer4.1", "layer2.1,layer4.1")
@@ -444,7 +446,7 @@ def counted_passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
 
 def test_many_questions_are_answered_as_one_by_one(make_model: MakeModel, make_photo: MakePhoto):
-    models = [make_model(attention, seed=seed) for seed, attention in enumerate(ATTENTION)]
+    models = [make_model(attention, seed=seed) for seed, attention in enumerate(FAMILY)]
     questions = [(make_photo(seed, 60 + seed), options) for seed, options in enumerate(MIXED)]
     found = explain_many(models, questions)
     assert len({answer[0].target.index for answer in found}) > 2  # not one answer for all

@@ -157,7 +157,7 @@ def test_every_method_equals_the_packages_on_the_whole_network(
     make_network: MakeNetwork, method: str, layer: str
 ):
     painted = 0
-    for seed, attention in enumerate(ATTENTION):
+    for seed, attention in enumerate(("none", "se", "cbam")):
         network, batch, index = make_network(attention, seed=seed), images(seed, size=96), 4 - seed
         raw = raw_maps(network, batch, layer, [index], method)
         expected = theirs(network, batch, layer, index, method)

@@ -243,3 +243,23 @@ def test_a_maps_single_cell_can_be_painted(make_photo: MakePhoto):
     one = np.ones((1, 1), np.float32)
     assert render.overlay(make_photo(), one, Box(0, 0, 90, 70)).size == (90, 70)
     assert render.spatial_tile(make_photo(), one).size == (90, 70)
+
+
+def test_bars_of_a_range_without_an_end_hang_from_the_neutral_value():
+    # Four values between -2 and 2 over 40 rows: ten rows each step; the line is at 0.
+    values = np.float32([-2, -1, 1, 2])
+    picture = np.asarray(render.channel_bars(values, 4, 40, (-2.0, 2.0), 0.0, 0.0))
+    filled = (picture == (33, 145, 140)).all(axis=2)
+    assert (picture[20] == (90, 90, 90)).all()
+    assert [np.flatnonzero(column).tolist() for column in filled.T] == [
+        list(range(21, 40)),
+        list(range(21, 30)),
+        list(range(10, 20)),
+        list(range(20)),
+    ]
+
+
+def test_bars_without_a_neutral_value_have_no_line():
+    picture = np.asarray(render.channel_bars(np.float32([0.7]), 3, 10, (0.6, 1.0), 0.6, None))
+    assert not (picture == (90, 90, 90)).all(axis=2).any()
+    assert (picture == (33, 145, 140)).all(axis=2)[:, 0].tolist() == [False] * 8 + [True] * 2

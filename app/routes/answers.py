@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.inference.engine import Answer
-from cbam.attention import ATTENTION
+from cbam.attention import ATTENTION, Use
 from cbam.backends.choose import BACKENDS
 from cbam.explain.explanation import Explanation, Floats, GateMap
 from cbam.explain.explanation import Prediction as Named
@@ -169,6 +169,15 @@ class GateInfo(BaseModel):
     axes: str = Field(description="along which its map varies: C, HW, CHW ...")
     word: str = Field(description="the question that it answers")
     says: str
+    title: str = Field(description="for people: channel gate")
+    use: Use = Field(
+        description="multiplied with the features, added to them, or shown: a step on the way"
+    )
+    lowest: float | None = Field(description="the least value that it can have; null: any")
+    highest: float | None = Field(description="the greatest value that it can have; null: any")
+    neutral: float | None = Field(
+        description="where it takes no side; null: there is no such value"
+    )
 
 
 class ModelInfo(BaseModel):

@@ -250,8 +250,11 @@ def _gates(explanation: Explanation, pictures: bool) -> list[dict[str, Any]]:
                 flat = float(np.ptp(plane)) < render.FLAT
                 planes.append({**drawn, "map": Map.of(plane), "flat": flat, "picture": picture})
             if vector is not None:
-                picture = _uri(render.channel_bars(vector, 112, 40), "PNG") if pictures else ""
-                vectors.append({**drawn, "bars": vector.tolist(), "picture": picture})
+                span, base, line = gate.span, gate.base, gate.kind.neutral
+                bars = {"bars": vector.tolist(), "span": span, "base": base, "line": line}
+                drawing = render.channel_bars(vector, 112, 40, span, base, line)
+                picture = _uri(drawing, "PNG") if pictures else ""
+                vectors.append({**drawn, **bars, "picture": picture})
         blocks.append({"block": block.block, "planes": planes, "vectors": vectors})
     return blocks
 

@@ -19,6 +19,9 @@ ChannelPool = Literal["avg", "max", "both"]
 SpatialSqueeze = Literal["pool", "conv"]
 
 
+Use = Literal["multiplied", "added", "shown"]
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of gate: the shape of its map, and what it says, for whoever shows it."""
@@ -26,13 +29,28 @@ class Kind:
     name: str  # its key in explanations and in JSON
     axes: str  # along which the map varies: "C", "HW", "CHW" ...; the others have size 1
     word: str  # the question that it answers: "what", "where"
-    says: str  # how the page goes on after "The channel gate"
+    says: str  # how the page goes on after the title: "The channel gate"
+    title: str = ""  # by default its name and "gate"
+    use: Use = "multiplied"  # with the features, or added to them; "shown": a step on the way
+    lowest: float | None = 0.0  # the ends of its range; None: it has none
+    highest: float | None = 1.0
+    neutral: float | None = 0.5  # where it takes no side; None: there is no such value
+
+    def __post_init__(self) -> None:
+        if not self.title:
+            object.__setattr__(self, "title", f"{self.name} gate")
+
+    @property
+    def open(self) -> float | None:
+        """The value that leaves the features as they are; None if it is not applied to them."""
+        return {"multiplied": 1.0, "added": 0.0, "shown": None}[self.use]
 
 
 class Gate(nn.Module):
-    """A module whose output is a gate map: features (N, C, H, W) -> (N, C or 1, H or 1, W or 1).
+    """A module whose output is a gate map: (N, C or 1, H or 1, W or 1).
 
-    Its owner multiplies. Whoever cuts a network finds gates by this class.
+    Its owner does with it what its kind's `use` says. Whoever cuts a network finds gates by this
+    class.
     """
 
     kind: ClassVar[Kind]
@@ -42,6 +60,15 @@ class Gate(nn.Module):
 
         A gate that looks at single places or at all of them has nothing to do.
         """
+
+
+def reduced(channels: int, reduction: int) -> int:
+    """C / reduction rounded to a whole number, half upwards; at least 1.
+
+    The paper does not say how it rounds. Rounding gives its 2.71 M parameters of MobileNet x0.7
+    with SE (Table 5), where some channel counts are no multiples of 16; rounding down gives 2.70 M.
+    """
+    return max(1, int(channels / reduction + 0.5))
 
 
 class ChannelGate(Gate):
@@ -63,7 +90,7 @@ class ChannelGate(Gate):
         if pool not in get_args(ChannelPool):
             raise UnknownName.of("channel pooling", pool, get_args(ChannelPool))
         self.pool = pool
-        hidden = max(1, channels // reduction)
+        hidden = reduced(channels, reduction)
         self.mlp = nn.Sequential(
             nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels)
         )

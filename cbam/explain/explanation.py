@@ -69,6 +69,27 @@ class GateMap:
         missing = tuple(at for at, axis in enumerate("HW") if axis not in self.kind.axes)
         return np.expand_dims(pooled, missing)
 
+    @property
+    def span(self) -> tuple[float, float]:
+        """Between which values its bars are drawn: its kind's range; without one, what they are.
+
+        The neutral value is always inside.
+        """
+        kind = self.kind
+        shown = self.vector if self.vector is not None else self.values
+        there = [float(shown.min()), float(shown.max())]
+        there += [] if kind.neutral is None else [kind.neutral]
+        low = min(there) if kind.lowest is None else kind.lowest
+        high = max(there) if kind.highest is None else kind.highest
+        return low, high
+
+    @property
+    def base(self) -> float:
+        """Where its bars begin: at its lowest value, or without one at the neutral."""
+        if self.kind.lowest is None and self.kind.neutral is not None:
+            return self.kind.neutral
+        return self.span[0]
+
     def _pooled(self, *axes: str) -> Floats:
         """The mean over those of these axes that it has."""
         gone = tuple(at for at, axis in enumerate(self.kind.axes) if axis in axes)

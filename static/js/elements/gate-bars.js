@@ -1,7 +1,9 @@
 // @ts-check
-// <gate-bars data-values="0.41 0.63 …" data-label="Channel gate of …" [sorted]>server's picture</gate-bars>
+// <gate-bars data-values="0.41 0.63 …" data-label="Channel gate of …" [sorted]
+//            [data-span="0 1"] [data-base="0"] [data-line="0.5"]>server's picture</gate-bars>
 //
-// A channel gate as bars between 0 and 1, in channel order or sorted; the line is 0.5.
+// One value per channel as bars between the ends of data-span, in channel order or sorted. They begin at
+// data-base; the dashed line is data-line.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -10,6 +12,15 @@ class GateBars extends HTMLElement {
 
   get values() {
     return (this.dataset.values ?? "").split(" ").map(Number);
+  }
+
+  /**
+   * Where a value is drawn: 0 at the top, 1 at the bottom.
+   * @param {number} value
+   */
+  #down(value) {
+    const [low, high] = (this.dataset.span ?? "0 1").split(" ").map(Number);
+    return high > low ? Math.min(Math.max((high - value) / (high - low), 0), 1) : 1;
   }
 
   connectedCallback() {
@@ -32,9 +43,11 @@ class GateBars extends HTMLElement {
     if (!bars) return; // not connected yet
     const values = this.values;
     if (this.hasAttribute("sorted")) values.sort((a, b) => b - a);
-    const steps = values.map((value, i) => `V${1 - value}H${i + 1}`);
-    bars.setAttribute("d", `M0 1${steps.join("")}V1Z`);
-    half.setAttribute("d", `M0 .5H${values.length}`);
+    const base = this.#down(Number(this.dataset.base ?? 0));
+    const steps = values.map((value, i) => `V${this.#down(value)}H${i + 1}`);
+    bars.setAttribute("d", `M0 ${base}${steps.join("")}V${base}Z`);
+    const { line } = this.dataset;
+    half.setAttribute("d", line === undefined ? "" : `M0 ${this.#down(Number(line))}H${values.length}`);
     half.setAttribute("class", "half");
   }
 }

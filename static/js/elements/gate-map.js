@@ -2,7 +2,7 @@
 // <gate-map data-map='MAP' data-view='{x0, y0, x1, y1}' data-size='[width, height]'
 //           data-label="Spatial gate of …" data-photo="id of the <img>">server's picture</gate-map>
 //
-// A spatial gate over the faded, grey view of the photo, from its least value to its greatest.
+// A gate that varies over places, over the faded, grey view of the photo, from its least value to its greatest.
 
 import { json } from "../lib/dom.js";
 import { colours, enlarged, painted, pencil, readMap } from "../lib/maps.js";
