@@ -46,8 +46,15 @@ def assert_same(fused: nn.Module, plain: nn.Module, x: Tensor) -> None:
         assert (one - other).abs().max() <= 1e-5 * other.abs().max().clamp(min=1)
 
 
-@pytest.mark.parametrize("attention", ATTENTION)
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize(
+    ("backbone", "attention"),
+    [
+        *(("resnet18", attention) for attention in ATTENTION),
+        *((backbone, "cbam") for backbone in BACKBONES if backbone != "resnet18"),
+        ("resnet50", "none"),
+        ("resnet50", "se"),
+    ],
+)
 def test_activation_and_maps_are_the_plain_trunks(
     make_network: MakeNetwork, backbone: str, attention: str
 ):

@@ -7,7 +7,19 @@ from typing import Any
 from torch import nn
 
 from cbam.attention import PLAIN
-from cbam.backbones.resnet import resnet18, resnet34, resnet50, resnet101
+from cbam.backbones.mobilenet import mobilenet_x07, mobilenet_x10
+from cbam.backbones.resnet import (
+    PLACEMENTS,
+    resnet18,
+    resnet34,
+    resnet50,
+    resnet101,
+    resnext50,
+    resnext101,
+    wide_resnet18_x2,
+    wide_resnet18_x15,
+)
+from cbam.backbones.vgg import vgg16, vgg16_bn
 from cbam.errors import UnknownName
 
 __all__ = ["BACKBONES", "Backbone", "blocks", "build"]
@@ -20,24 +32,40 @@ class Backbone:
     make: Callable[..., nn.Module]  # called with attention=, num_classes= and its own options
     title: str
     paper: str
+    placement: str = ""  # where it has its attention
 
 
 HE_2016 = "https://arxiv.org/abs/1512.03385"
+WIDE_2016 = "https://arxiv.org/abs/1605.07146"
+RESNEXT_2016 = "https://arxiv.org/abs/1611.05431"
+MOBILENET_2017 = "https://arxiv.org/abs/1704.04861"
+VGG_2014 = "https://arxiv.org/abs/1409.1556"
+
+BEFORE_ADD = PLACEMENTS["block"]
+AFTER_RELU = "behind each convolution's ReLU"
 
 BACKBONES: dict[str, Backbone] = {
-    "resnet18": Backbone(resnet18, "ResNet-18", HE_2016),
-    "resnet34": Backbone(resnet34, "ResNet-34", HE_2016),
-    "resnet50": Backbone(resnet50, "ResNet-50", HE_2016),
-    "resnet101": Backbone(resnet101, "ResNet-101", HE_2016),
+    "resnet18": Backbone(resnet18, "ResNet-18", HE_2016, BEFORE_ADD),
+    "resnet34": Backbone(resnet34, "ResNet-34", HE_2016, BEFORE_ADD),
+    "resnet50": Backbone(resnet50, "ResNet-50", HE_2016, BEFORE_ADD),
+    "resnet101": Backbone(resnet101, "ResNet-101", HE_2016, BEFORE_ADD),
+    "wide_resnet18_x1.5": Backbone(wide_resnet18_x15, "WRN-18-x1.5", WIDE_2016, BEFORE_ADD),
+    "wide_resnet18_x2.0": Backbone(wide_resnet18_x2, "WRN-18-x2.0", WIDE_2016, BEFORE_ADD),
+    "resnext50_32x4d": Backbone(resnext50, "ResNeXt-50", RESNEXT_2016, BEFORE_ADD),
+    "resnext101_32x4d": Backbone(resnext101, "ResNeXt-101", RESNEXT_2016, BEFORE_ADD),
+    "mobilenet_x1.0": Backbone(mobilenet_x10, "MobileNet", MOBILENET_2017, AFTER_RELU),
+    "mobilenet_x0.7": Backbone(mobilenet_x07, "MobileNet-x0.7", MOBILENET_2017, AFTER_RELU),
+    "vgg16": Backbone(vgg16, "VGG-16", VGG_2014, AFTER_RELU),
+    "vgg16_bn": Backbone(vgg16_bn, "VGG-16-BN", VGG_2014, AFTER_RELU),
 }
 
 
 def build(name: str, attention: str = PLAIN, num_classes: int = 1000, **options: Any) -> nn.Module:
     """A network with fresh weights: images (N, 3, H, W) -> logits (N, num_classes).
 
-    `options` go to the backbone (`attention_options=`, `width=`, `stem=`, `stride_in=`,
-    `replace_stride_with_dilation=`). Raises UnknownName for a backbone or attention that is in no
-    table.
+    `options` go to the backbone: `attention_options=` and `width=` to each; to ResNets also
+    `stem=`, `stride_in=`, `placement=` and `replace_stride_with_dilation=`. Raises UnknownName for
+    a backbone or attention that is in no table.
     """
     if name not in BACKBONES:
         raise UnknownName.of("backbone", name, BACKBONES)
