@@ -5,6 +5,7 @@
     ├── BadOption          an option whose value or kind makes no sense, such as top_k=0
     ├── OptionClash        options that exist, but exclude each other
     ├── CannotCut          a layer behind which a network cannot be cut in two
+    ├── CannotInsert       attention that finds no place in a network, or no start there
     ├── NotAvailable       it exists, but this machine lacks what it needs: an extra, a GPU
     ├── MissingFile        a file or folder that is not there, or holds nothing
     ├── CannotWrite        a file or folder that cannot be written
@@ -73,6 +74,10 @@ class OptionClash(CBAMLensError):
 
 class CannotCut(CBAMLensError):
     """A layer that a path from the image bypasses, so that the network cannot be cut behind it."""
+
+
+class CannotInsert(CBAMLensError):
+    """Attention finds no place in a network, or cannot begin in it as is asked."""
 
 
 class NotAvailable(CBAMLensError):

@@ -21,7 +21,10 @@ pytest_plugins = ["app_fixtures"]
 SERVICE = Path(app.__file__).parent
 
 # No visitor can do anything about these.
-OURS = (CBAMLensError, errors.MissingFile, errors.BadCard, errors.BadRecipe, errors.BadData)
+OURS = (
+    *(CBAMLensError, errors.MissingFile, errors.BadCard, errors.BadRecipe, errors.BadData),
+    errors.CannotInsert,
+)
 THEIRS = {
     errors.UnknownName: 422,
     errors.OptionClash: 422,

@@ -15,6 +15,7 @@ from cbam.attention.coord import ColumnGate, CoordAtt, RowGate
 from cbam.attention.eca import ECA, NeighbourGate
 from cbam.attention.gates import ChannelGate, Gate, Kind, SpatialGate, Use
 from cbam.attention.gc import GC, Added, Pooling
+from cbam.attention.plain import NoAttention
 from cbam.attention.se import SE
 from cbam.attention.simam import EnergyGate, SimAM
 
@@ -31,6 +32,7 @@ __all__ = [
     "CoordAtt",
     "Gate",
     "Kind",
+    "NoAttention",
     "SimAM",
     "SpatialGate",
     "Use",
@@ -56,7 +58,7 @@ PLAIN = "none"  # the network that the others are compared with
 # In the order in which a family is shown.
 ATTENTION: dict[str, Attention] = {
     PLAIN: Attention(
-        lambda channels: nn.Identity(),
+        NoAttention,
         "",
         "no attention",
         "One has no attention.",

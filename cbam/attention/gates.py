@@ -95,13 +95,19 @@ class ChannelGate(Gate):
             nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def pooled(self, x: Tensor) -> tuple[Tensor, ...]:
+        """What the MLP sees of features (N, C, H, W): one or two vectors (N, C)."""
         if self.pool == "avg":
-            logits = self.mlp(x.mean(dim=(2, 3)))
-        elif self.pool == "max":
-            logits = self.mlp(x.amax(dim=(2, 3)))
-        else:
-            logits = self.mlp(x.mean(dim=(2, 3))) + self.mlp(x.amax(dim=(2, 3)))
+            return (x.mean(dim=(2, 3)),)
+        if self.pool == "max":
+            return (x.amax(dim=(2, 3)),)
+        return x.mean(dim=(2, 3)), x.amax(dim=(2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, *second = self.pooled(x)
+        logits = self.mlp(first)
+        for each in second:
+            logits = logits + self.mlp(each)
         return torch.sigmoid(logits).unsqueeze(-1).unsqueeze(-1)  # (N, C, 1, 1)
 
 
@@ -146,9 +152,12 @@ class SpatialGate(Gate):
         self.conv.dilation = (factor, factor)
         self.conv.padding = (factor * (rows // 2), factor * (columns // 2))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def planes(self, x: Tensor) -> Tensor:
+        """What the convolution sees of features (N, C, H, W): (N, 1 or 2, H, W)."""
         if self.squeeze is not None:
-            planes = self.squeeze(x)  # (N, 1, H, W)
-        else:
-            planes = torch.cat((x.amax(dim=1, keepdim=True), x.mean(dim=1, keepdim=True)), dim=1)
-        return torch.sigmoid(self.bn(self.conv(planes)))
+            squeezed: Tensor = self.squeeze(x)
+            return squeezed
+        return torch.cat((x.amax(dim=1, keepdim=True), x.mean(dim=1, keepdim=True)), dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sigmoid(self.bn(self.conv(self.planes(x))))

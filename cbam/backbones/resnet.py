@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from cbam.attention import ATTENTION, PLAIN, Gate
+from cbam.attention import ATTENTION, PLAIN, Gate, NoAttention
 from cbam.errors import OptionClash, UnknownName
 
 Stem = Literal["imagenet", "small"]
@@ -126,7 +126,7 @@ class Bottleneck(nn.Module):
 
 def _dilate(attention: nn.Module, factor: int) -> None:
     for module in attention.modules():
-        if isinstance(module, Gate):
+        if isinstance(module, (Gate, NoAttention)):
             module.dilate(factor)
 
 

@@ -24,7 +24,7 @@ Maps = Mapping[str, Tensor]
 TRACING = threading.Lock()  # torch.fx patches nn.Module for the whole process while it traces
 
 
-class _Tracer(fx.Tracer):
+class Tracer(fx.Tracer):
     """A tracer that remembers each module's output node."""
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class _Tracer(fx.Tracer):
 def traced(module: nn.Module) -> fx.GraphModule:
     """The module's graph, traced while other threads may call modules."""
     with TRACING:
-        graph = _Tracer().trace(module)
+        graph = Tracer().trace(module)
     return fx.GraphModule(module, graph)
 
 
@@ -102,7 +102,7 @@ def cut_at(network: nn.Module, layer: str | Sequence[str]) -> Cut:
     Of several layers, it cuts behind the one that is last in the network; the others are `passed`.
     Raises UnknownName if there is no such module, CannotCut if a path leads around its output.
     """
-    tracer = _Tracer()
+    tracer = Tracer()
     with TRACING:
         graph = tracer.trace(network)
     layers = [layer] if isinstance(layer, str) else list(dict.fromkeys(layer))
@@ -132,7 +132,7 @@ def _cut(
             name = f"{place.block}.{place.kind.name}"
             name = path if name in gates else name  # a second one of its kind in one block
             gates[name], places[name] = outputs[path], place
-    before = _ancestors(cut)
+    before = ancestors(cut)
     trunk_gates = {name: node for name, node in gates.items() if node in before}
     head_gates = {name: node for name, node in gates.items() if node not in before}
     further = [outputs[each.layer] for each in passed]
@@ -162,7 +162,7 @@ def _block_of(path: str, network: nn.Module) -> str:
     return holders[-1] if holders else path.rpartition(".")[0]
 
 
-def _ancestors(node: fx.Node) -> set[fx.Node]:
+def ancestors(node: fx.Node) -> set[fx.Node]:
     """The node and all nodes from which it is computed."""
     found: set[fx.Node] = set()
     open_nodes = [node]
