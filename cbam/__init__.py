@@ -5,6 +5,7 @@ explanation = model.explain("photo.jpg")
 explanation.overlay().save("out.png")
 
 network = cbam.build("resnet50", attention="cbam", num_classes=10)
+network = cbam.insert(torchvision.models.resnet50())  # the same function, with CBAM in its blocks
 """
 
 from cbam.attention import ATTENTION
@@ -13,7 +14,10 @@ from cbam.cards.families import available
 from cbam.explain.explanation import Explanation
 from cbam.explain.methods import METHODS
 from cbam.explain.question import Options
+from cbam.images.preprocess import Preprocess
 from cbam.model import Model, compare, load
+from cbam.trace.insert import insert
+from cbam.zoo.wrap import wrap
 
 __all__ = [
     "ATTENTION",
@@ -22,9 +26,12 @@ __all__ = [
     "Explanation",
     "Model",
     "Options",
+    "Preprocess",
     "available",
     "build",
     "compare",
+    "insert",
     "load",
+    "wrap",
 ]
 __version__ = "0.1.0"

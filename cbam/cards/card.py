@@ -82,7 +82,8 @@ class Card:
     def title(self) -> str:
         """What people call such a network: "CBAM-ResNet-18"."""
         before = ATTENTION[self.attention].title
-        return f"{before}-" * bool(before) + BACKBONES[self.backbone].title
+        known = BACKBONES.get(self.backbone)  # not that of a network that somebody brought along
+        return f"{before}-" * bool(before) + (known.title if known else self.backbone)
 
     @property
     def class_folders(self) -> tuple[str, ...]:

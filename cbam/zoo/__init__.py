@@ -1,0 +1,1 @@
+"""Networks from elsewhere, made models of this library."""
