@@ -280,7 +280,7 @@ def test_weights_of_another_network_are_refused(folder: Path, old: str, new: str
         ('licence = "MIT"', "", "licence"),  # missing key
         ('licence = "MIT"', "licence = 3", "licence"),
         ('licence = "MIT"', "licence = ", "Invalid value"),  # no TOML
-        ('attention = "cbam"', 'attention = "bam"', "no attention 'bam', known: none, se, cbam"),
+        ('attention = "cbam"', 'attention = "cbm"', "no attention 'cbm', known: none, se, cbam"),
         ('backbone = "resnet18"', 'backbone = "resnet19"', "no backbone 'resnet19'"),
         ("size_px = 64", "", "size_px"),
         ("size_px = 64", "size_px = 64\nsize = 3", "size"),
