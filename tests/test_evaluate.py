@@ -112,6 +112,11 @@ def test_whole_frame_boxes_are_hit_by_every_map_and_by_the_centre(
     assert mine.pointing_game == pytest.approx(1 - mine.no_evidence / 4)
     assert per_photo.pointing_game.shape == (4,)
     assert per_photo.pointing_game.mean() == pytest.approx(mine.pointing_game)
+    # Against a baseline that is always right the difference is what is missed.
+    metrics = measure_model(tiny_model, None, photos / "boxed", photos / "boxes.csv", None).metrics
+    change, low, high = metrics["boxed_against_baseline"]["pointing_game"]
+    assert change == pytest.approx(mine.pointing_game - 1, abs=1e-4)
+    assert low <= change <= high <= 0
 
 
 def test_a_photo_without_a_box_is_named(photos: Path, tiny_model: Model) -> None:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from app.cli.main import app
 from cbam.cards.card import Card, read_card, write_card
 from cbam.data.labelled import Labelled
-from cbam.errors import BadCard
+from cbam.errors import BadCard, BadData
 from cbam.evaluate.gate_values import (
     BATCH,
     Sums,
@@ -44,7 +44,7 @@ def photos(
 
 def all_maps(model: Model, photos: list[Labelled]) -> dict[str, torch.Tensor]:
     """Every gate's maps of all photos."""
-    batches = [model.cut().run_trunk(batch.images)[1] for batch in seen(model, photos)]
+    batches = [model.cut().run_trunk(batch.images)[1] for batch in seen(model, photos, [])]
     return {name: torch.cat([maps[name] for maps in batches]) for name in batches[0]}
 
 
@@ -63,7 +63,7 @@ def test_sums_by_hand() -> None:
 def test_sums_in_batches_are_those_of_all_photos_at_once(
     tiny_model: Model, photos: list[Labelled]
 ) -> None:
-    found = gate_values(tiny_model, photos)
+    found = gate_values(tiny_model, photos, [])
     maps = all_maps(tiny_model, photos)
     assert found.sums.keys() == maps.keys() == tiny_model.cut().places.keys()
     for name, values in maps.items():
@@ -92,7 +92,7 @@ def test_the_centre_is_the_highest_place_of_the_blind_map() -> None:
 def test_only_gates_over_places_are_held_against_the_boxes(
     tiny_model: Model, photos: list[Labelled]
 ) -> None:
-    metrics = gate_values(tiny_model, photos).metrics()
+    metrics = gate_values(tiny_model, photos, []).metrics()
     judged = {name for name, values in metrics.items() if "inside_box" in values}
     assert judged == {name for name in metrics if name.endswith(".spatial")} - {
         name for name, values in all_maps(tiny_model, photos).items() if values.shape[-1] == 1
@@ -109,11 +109,25 @@ def test_only_gates_over_places_are_held_against_the_boxes(
         assert metrics[name]["centre"] == pytest.approx(expected)
 
 
+def test_a_photo_that_cannot_be_read_is_left_out_and_named(
+    tiny_model: Model, photos: list[Labelled]
+) -> None:
+    broken, unread = Labelled("broken.png", b"no photo", 0), []
+    found = gate_values(tiny_model, [photos[0], broken, *photos[1:4]], unread)
+    assert [each.name for each in unread] == ["broken.png"]
+    expected = gate_values(tiny_model, photos[:4], [])
+    assert found.photos == expected.photos == photos[:4]
+    for name, mean in expected.means.items():
+        assert torch.equal(found.means[name], mean)
+    with pytest.raises(BadData):
+        gate_values(tiny_model, [broken], [])
+
+
 def test_a_model_without_boxes_is_not_held_against_any(
     tiny_model: Model, photos: list[Labelled]
 ) -> None:
     bare = [Labelled(each.name, each.photo, each.target) for each in photos[:3]]
-    assert gate_values(tiny_model, bare).areas == {}
+    assert gate_values(tiny_model, bare, []).areas == {}
 
 
 @pytest.fixture

@@ -18,16 +18,16 @@ from cbam.cards.card import Card, read_card, write_card
 from cbam.cards.reliance import reliance
 from cbam.data.labelled import Labelled
 from cbam.errors import BadData
-from cbam.evaluate.card_metrics import measure_gates
+from cbam.evaluate.card_metrics import measure_gates, measure_held_gates
 from cbam.evaluate.gate_values import gate_values, seen
 from cbam.evaluate.held_gates import (
     ALL,
     SINGLE_WAYS,
     WAYS,
     Answers,
+    evenly,
     hold_kinds,
     hold_one_by_one,
-    spread_over,
 )
 from cbam.model import Model
 
@@ -50,7 +50,7 @@ def photos(
 def lively(model: Model, photos: list[Labelled]) -> Model:
     """The same model with no favourite class, so that small changes change its answers."""
     with torch.inference_mode():
-        logits = torch.cat([model.network(batch.images) for batch in seen(model, photos)])
+        logits = torch.cat([model.network(batch.images) for batch in seen(model, photos, [])])
     assert isinstance(model.network.fc, torch.nn.Linear)
     model.network.fc.bias.data -= logits.mean(dim=0)
     return model
@@ -72,7 +72,7 @@ def saying(model: Model, given: dict[str, Tensor]) -> Iterator[None]:
 
 def hooked_answers(model: Model, photos: list[Labelled], names: list[str], way: str) -> list[int]:
     """Each photo's top class with these gates held, one photo at a time."""
-    values = gate_values(model, photos)
+    values = gate_values(model, photos, [])
     found = []
     for index, photo in enumerate(photos):
         means = {name: values.halves[1 - index % 2][name].mean[None] for name in names}
@@ -81,7 +81,7 @@ def hooked_answers(model: Model, photos: list[Labelled], names: list[str], way: 
             "number": {name: mean.mean().view(1, 1, 1, 1) for name, mean in means.items()},
             "open": {name: torch.ones(1, 1, 1, 1) for name in names},
         }[way]
-        (batch,) = seen(model, [photo])
+        (batch,) = seen(model, [photo], [])
         with saying(model, given), torch.inference_mode():
             found.append(int(model.network(batch.images).argmax()))
     return found
@@ -92,7 +92,7 @@ def test_held_gates_answer_as_the_network_with_hooks(
     attention: str, make_model: Callable[..., Model], photos: list[Labelled]
 ) -> None:
     model = lively(make_model(attention), photos)
-    answers = hold_kinds(model, photos, gate_values(model, photos), range(PHOTOS))
+    answers = hold_kinds(model, gate_values(model, photos, []))
     places = model.cut().places
     kinds = {"channel", "spatial", ALL} if attention == "cbam" else {"channel"}
     assert set(answers.held) == {(kind, way) for kind in kinds for way in WAYS}
@@ -107,7 +107,7 @@ def test_one_gate_at_a_time_answers_as_the_network_with_hooks(
     tiny_model: Model, photos: list[Labelled]
 ) -> None:
     lively(tiny_model, photos)
-    answers = hold_one_by_one(tiny_model, photos, gate_values(tiny_model, photos), range(PHOTOS))
+    answers = hold_one_by_one(tiny_model, gate_values(tiny_model, photos, []))
     places = tiny_model.cut().places
     assert set(answers.held) == {(name, way) for name in places for way in SINGLE_WAYS}
     for name in ("layer1.0.channel", "layer1.0.spatial", "layer2.0.channel", "layer4.1.spatial"):
@@ -120,16 +120,19 @@ def test_one_gate_at_a_time_answers_as_the_network_with_hooks(
 def test_the_photos_judged_may_be_fewer_than_those_with_the_means(
     tiny_model: Model, photos: list[Labelled]
 ) -> None:
-    values = gate_values(tiny_model, photos)
-    every = hold_kinds(tiny_model, photos, values, range(PHOTOS))
-    some = spread_over(PHOTOS, 4)
-    assert some == [0, 2, 5, 8]
-    few = hold_kinds(tiny_model, photos, values, some)
+    values = gate_values(tiny_model, photos, [])
+    every = hold_one_by_one(tiny_model, values)
+    few = hold_one_by_one(tiny_model, values, 4)
+    some = evenly(range(PHOTOS), 4)
     assert few.targets.tolist() == every.targets[some].tolist()
     for key, top in few.held.items():
         assert top.tolist() == every.held[key][some].tolist()
-    assert spread_over(PHOTOS, None) == spread_over(PHOTOS, 100) == list(range(PHOTOS))
-    assert spread_over(PHOTOS, 0) == []
+
+
+def test_some_of_the_photos_are_evenly_spread() -> None:
+    assert evenly(range(9), 4) == [0, 2, 5, 8]
+    assert evenly("abc", None) == evenly("abc", 5) == "abc"
+    assert list(evenly("abc", 0)) == []
 
 
 def test_changes_of_accuracy_by_hand() -> None:
@@ -157,13 +160,14 @@ def folders(tmp_path: Path, photos: list[Labelled], tiny_card: Card) -> Path:
 def test_the_command_writes_the_card_that_the_other_command_shows(
     tiny_card: Card, folders: Path
 ) -> None:
-    command = ["evaluate", str(tiny_card.folder), "--gates", str(folders), "--write"]
-    result = CliRunner().invoke(app, [*command, "--one-by-one", "2"])
+    command = ["evaluate", str(tiny_card.folder), "--gates", str(folders), "--hold", str(folders)]
+    result = CliRunner().invoke(app, [*command, "--one-by-one", "2", "--write"])
     assert result.exit_code == 0, result.output
+    assert "photos/s" in result.stderr
     metrics = read_card(tiny_card.folder).metrics
     assert (metrics["gates"]["photos"], metrics["gates_one_by_one"]["photos"]) == (4, 2)
     assert len(metrics["gates"]["all"]["mean"]) == 3
-    assert metrics["gates"]["command"] == "cbam-lens evaluate --gates"
+    assert metrics["gates"]["command"] == "cbam-lens evaluate --hold"
     shown = CliRunner().invoke(app, ["models", "gates", str(tiny_card.folder), "--markdown"])
     first, _, *rows = shown.stdout.splitlines()
     assert first.startswith("| gate | mean |")
@@ -174,14 +178,16 @@ def test_the_command_writes_the_card_that_the_other_command_shows(
 def test_a_model_without_gates_is_passed_over(
     make_model: Callable[..., Model], folders: Path
 ) -> None:
-    assert measure_gates(make_model("none"), folders) == ({}, {})
+    plain = make_model("none")
+    assert measure_gates(plain, folders) == ({}, {})
+    assert measure_held_gates(plain, folders) == {}
 
 
 def test_one_photo_is_too_few(tiny_model: Model, folders: Path) -> None:
     for extra in sorted((folders / tiny_model.card.labels[0]).iterdir())[1:]:
         extra.unlink()
-    with pytest.raises(BadData, match="one photo"):
-        measure_gates(tiny_model, folders)
+    with pytest.raises(BadData, match="One photo"):
+        measure_held_gates(tiny_model, folders)
 
 
 @pytest.mark.parametrize(

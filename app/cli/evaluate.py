@@ -1,5 +1,6 @@
 """`cbam-lens evaluate`: measure models."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Optional
@@ -7,10 +8,18 @@ from typing import Annotated, Optional
 import typer
 from torch import Tensor
 
-from app.cli.shared import SOME_UNREAD, check_folder, report_unread, show_table
+from app.cli.shared import SOME_UNREAD, check_folder, note, report_unread, show_table
 from cbam.cards.card import write_card
+from cbam.data.labelled import Unread
 from cbam.errors import MissingFile, OptionClash
-from cbam.evaluate.card_metrics import Measured, against, measure_gates, measure_model
+from cbam.evaluate.card_metrics import (
+    GATES,
+    Measured,
+    against,
+    measure_gates,
+    measure_held_gates,
+    measure_model,
+)
 from cbam.model import Model, find_card, load
 
 
@@ -28,17 +37,25 @@ def evaluate(
         Optional[Path],  # noqa: UP045
         typer.Option(help="CSV with boxes, for folders of photos: file,x0,y0,x1,y1, relative"),
     ] = None,
+    data: Annotated[
+        str,
+        typer.Option(help="a name for the photos, if the cards keep numbers from others, too"),
+    ] = "",
     gates: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="photos to ask the gates about: <class>/<photo>, or a parquet file"),
+        typer.Option(help="photos to measure the gates' values on; --write stores their means"),
     ] = None,
-    judged: Annotated[
+    hold: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="photos to measure accuracy on with gates held and opened"),
+    ] = None,
+    photos: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(min=0, help="with --gates: hold all gates on so many photos; by default all"),
+        typer.Option(min=1, help="use so many of the --gates or --hold photos; by default all"),
     ] = None,
     one_by_one: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(min=0, help="with --gates: hold each gate alone on so many; by default all"),
+        typer.Option(min=0, help="hold each gate alone on so many of the --hold photos"),
     ] = None,
     runs: Annotated[
         Optional[Path],  # noqa: UP045
@@ -52,11 +69,13 @@ def evaluate(
 ) -> None:
     """Measure models: accuracy on --val and --boxed, and where the maps point on --boxed.
 
+    --gates and --hold are for models with attention: what their gates say, and what they are for.
+
     Models that know the same classes are also compared photo by photo. Photos that cannot be read
     are left out and listed at the end; the exit status is then 4.
     """
-    if val is None and boxed is None and gates is None:
-        raise OptionClash("Nothing to measure on. Name photos with --val, --boxed or --gates.")
+    if val is None and boxed is None and gates is None and hold is None:
+        raise OptionClash("Nothing to measure on. Name photos: --val, --boxed, --gates or --hold.")
     if boxed is not None and boxes is None and boxed.suffix != ".parquet":
         raise OptionClash("--boxed needs --boxes: the CSV file with the object boxes.")
     if boxes is not None and boxed is None and gates is None:
@@ -67,13 +86,14 @@ def evaluate(
         raise OptionClash("--runs compares on the photos of --val: name them.")
     if write and size_px:
         raise OptionClash("--write is for the cards' own image size: leave --size-px out.")
-    for path in (val, boxed, boxes, gates, runs):
+    for path in (val, boxed, boxes, gates, hold, runs):
         if path is not None and not path.exists():
             raise MissingFile(f"There is no file or folder '{path}'.")
     cards = [find_card(name) for name in names]
     if write:
         for card in cards:
             check_folder(card.folder)
+    unread: dict[Unread, None] = {}  # once each, in their order
     rows: dict[tuple[str, str], dict[str, str]] = {}
     done: dict[str, tuple[Model, Measured]] = {}
     for card in cards:
@@ -88,10 +108,21 @@ def evaluate(
             if other.card.labels == model.card.labels
         }
         metrics = {**measured.metrics, **against(measured, peers)}
+        if data:
+            metrics = {f"{measure}_{data}": values for measure, values in metrics.items()}
+        left_out = list(measured.unread)
         means: dict[str, Tensor] = {}
+        started = time.perf_counter()
         if gates is not None:
-            found, means = measure_gates(model, gates, boxes, judged, one_by_one)
+            found, means = measure_gates(model, gates, boxes, photos, left_out)
             metrics |= found
+        if hold is not None:
+            metrics |= measure_held_gates(model, hold, photos, one_by_one, left_out)
+        asked = sum(metrics[each]["photos"] for each in GATES if each in metrics)
+        if asked:
+            rate = asked / (time.perf_counter() - started)
+            note(f"{model.name}: its gates on {asked} photos, {rate:.1f} photos/s")
+        unread |= dict.fromkeys(left_out)
         done[model.name] = model, measured
         for data_set, values in metrics.items():
             for measure, value in values.items():
@@ -107,7 +138,6 @@ def evaluate(
             for (data, measure), cells in rows.items()
         ],
     )
-    unread = dict.fromkeys(each for _, measured in done.values() for each in measured.unread)
     if unread:
         report_unread(list(unread))
         raise typer.Exit(SOME_UNREAD)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.inference.engine import Answer
 from cbam.attention import ATTENTION, Use
 from cbam.backends.choose import BACKENDS
+from cbam.cards.reliance import reliance
 from cbam.explain.explanation import Explanation, Floats, GateMap
 from cbam.explain.explanation import Prediction as Named
 from cbam.explain.methods import METHODS, CostClass
@@ -198,6 +199,7 @@ class ModelInfo(BaseModel):
     layers: list[str]
     blocks: list[str] = Field(description="blocks with gates")
     metrics: dict[str, dict[str, Any]]
+    reliance: str = Field(description="whether its answers depend on its gates; may be empty")
     licence: str
     data: str
 
@@ -364,6 +366,7 @@ def model_info(model: Model) -> ModelInfo:
         layers=model.layers,
         blocks=model.layers if attention.gates else [],
         metrics=card.metrics,
+        reliance=reliance(card),
         licence=card.licence,
         data=card.data,
     )

@@ -17,13 +17,16 @@ from cbam.data.labelled import Labelled, Unread, labelled_photos, nothing_read, 
 from cbam.errors import BadCard, BadData
 from cbam.evaluate.accuracy import accuracy, logits, tensors
 from cbam.evaluate.gate_values import gate_values
-from cbam.evaluate.held_gates import hold_kinds, hold_one_by_one, spread_over
+from cbam.evaluate.held_gates import evenly, hold_kinds, hold_one_by_one
 from cbam.evaluate.localisation import BASELINE, Tally, check_boxes
 from cbam.evaluate.pairs import paired_difference
 from cbam.model import Model
 
 Metrics = dict[str, dict[str, Any]]  # by data set
 COMMAND = "cbam-lens evaluate"
+DIFFERENCE = "mean difference, and its 95 % paired bootstrap interval"
+# What is measured of gates: their values, accuracy with all of a kind held, with each alone held.
+GATES = GATE_VALUES, HELD, ONE_BY_ONE = "gate_values", "gates", "gates_one_by_one"
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,34 +109,54 @@ def measure_gates(
     model: Model,
     source: Path,
     boxes: Path | None = None,
-    judged: int | None = None,
-    one_by_one: int | None = None,
+    count: int | None = None,
+    unread: list[Unread] | None = None,
 ) -> tuple[Metrics, dict[str, Tensor]]:
-    """What every gate says over photos, what it is for, and the gates' means over the photos.
+    """What every gate says over photos, and the gates' means; with boxes, whether they see objects.
 
-    `judged`: on how many of the photos all gates of a kind are held, evenly spread; `one_by_one`:
-    the same for single gates; None: on all, 0: not at all. With boxes the maps of gates over places
-    are held against them. A model without gates has nothing to measure: both are empty. Raises
-    BadData for fewer than two photos: a photo is judged with the means of others.
+    `count`: on so many of the photos, evenly spread; by default on all. Photos that cannot be read
+    are added to `unread`. A model without gates has nothing to measure: both are empty. Raises
+    BadData if no photo can be read.
     """
-    photos = labelled_photos(model.card.class_folders, source, boxes)
     if not model.cut().places:
         return {}, {}
-    if len(photos) < 2:
-        raise BadData(f"There is one photo in {source}. Gates take two: means come from others.")
-    found = gate_values(model, photos)
-    measured = {"gate_values": {"photos": len(photos), **found.metrics()}}
-    for name, count, hold in (
-        ("gates", judged, hold_kinds),
-        ("gates_one_by_one", one_by_one, hold_one_by_one),
-    ):
-        if positions := spread_over(len(photos), count):
-            answers = hold(model, photos, found, positions)
-            measured[name] = {"photos": len(positions), **answers.metrics()}
-    command = COMMAND + " --gates"
+    photos = evenly(labelled_photos(model.card.class_folders, source, boxes), count)
+    found = gate_values(model, photos, [] if unread is None else unread)
+    about = {"photos": len(found.photos), "command": COMMAND + " --gates"}
+    return {GATE_VALUES: {**about, **_rounded(found.metrics())}}, found.means
+
+
+def measure_held_gates(
+    model: Model,
+    source: Path,
+    count: int | None = None,
+    one_by_one: int | None = None,
+    unread: list[Unread] | None = None,
+) -> Metrics:
+    """What the gates are for: accuracy when they no longer answer the photo; empty without gates.
+
+    `count`: on how many of the photos all gates of a kind are held, evenly spread; `one_by_one`: on
+    how many of these each gate is held alone; None: on all, 0: not at all. Photos that cannot be
+    read are added to `unread`. Raises BadData for fewer than two photos: a photo is judged with the
+    means of others.
+    """
+    if not model.cut().places:
+        return {}
+    photos = evenly(labelled_photos(model.card.class_folders, source), count)
+    values = gate_values(model, photos, [] if unread is None else unread)
+    if len(values.photos) < 2:
+        raise BadData(f"One photo of {source} is too few: gates are held at the means of others.")
+    measured = {HELD: hold_kinds(model, values)}
+    if one_by_one != 0:
+        measured[ONE_BY_ONE] = hold_one_by_one(model, values, one_by_one)
     return {
-        name: {**_rounded(values), "command": command} for name, values in measured.items()
-    }, found.means
+        name: {
+            "photos": len(answers.targets),
+            **_rounded(answers.metrics()),
+            "command": COMMAND + " --hold",
+        }
+        for name, answers in measured.items()
+    }
 
 
 def against(mine: Measured, others: Mapping[str, Measured]) -> Metrics:
@@ -143,18 +166,23 @@ def against(mine: Measured, others: Mapping[str, Measured]) -> Metrics:
     """
     return {
         f"against_{name}": {
-            **{
-                measure: [
-                    round(value, 4) for value in paired_difference(values, other.per_photo[measure])
-                ]
-                for measure, values in mine.per_photo.items()
-                if measure in other.per_photo
-            },
-            "what": "mean difference, and its 95 % paired bootstrap interval",
+            **differences(mine.per_photo, other.per_photo),
+            "what": DIFFERENCE,
             "command": COMMAND + " --val --boxed",
         }
         for name, other in others.items()
         if mine.per_photo.keys() & other.per_photo.keys()
+    }
+
+
+def differences(
+    mine: Mapping[str, NDArray[np.float32]], other: Mapping[str, NDArray[np.float32]]
+) -> dict[str, list[float]]:
+    """By measure that both have: the mean of `mine - other` and its 95 % interval."""
+    return {
+        measure: [round(value, 4) for value in paired_difference(values, other[measure])]
+        for measure, values in mine.items()
+        if measure in other
     }
 
 
@@ -181,6 +209,11 @@ def _measure_boxed(measured: Measured, scores: Tensor, targets: Tensor, tally: T
     }
     values = {**_rounded(asdict(base)), "what": BASELINE, "command": command}
     measured.metrics["boxed_baseline"] = values
+    measured.metrics["boxed_against_baseline"] = {
+        **differences(vars(per_photo), vars(tally.blind)),
+        "what": DIFFERENCE,
+        "command": command,
+    }
     measured.per_photo.update(vars(per_photo))
 
 

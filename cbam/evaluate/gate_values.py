@@ -3,9 +3,10 @@
 A gate that says the same for every photo only scales the features: it could be part of the weights.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
+from itertools import islice
 from operator import add
 from typing import Any
 
@@ -14,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cbam.data.labelled import Labelled
+from cbam.data.labelled import Labelled, Unread, nothing_read, opened
 from cbam.evaluate.localisation import Mask, on_grid
 from cbam.evaluate.pairs import paired_difference
 from cbam.images.preprocess import Box
-from cbam.model import Model, open_photo
+from cbam.model import Model
 from cbam.trace.cut import Maps
 
 BATCH = 32
@@ -101,15 +102,15 @@ class Seen:
             yield np.logical_or.reduce(masks) if masks else None
 
 
-def seen(model: Model, photos: Sequence[Labelled]) -> Iterator[Seen]:
-    """The photos in batches of BATCH."""
-    for start in range(0, len(photos), BATCH):
-        batch = photos[start : start + BATCH]
-        opened = [open_photo(labelled.photo) for labelled in batch]
-        preprocess = model.card.preprocess
-        images = torch.stack([preprocess(photo) for photo in opened])
-        views = [(preprocess.view(*photo.size), *photo.size) for photo in opened]
-        yield Seen(batch, images.to(memory_format=torch.channels_last), views)
+def seen(model: Model, photos: Iterable[Labelled], unread: list[Unread]) -> Iterator[Seen]:
+    """The photos in batches of BATCH; those that cannot be read are added to `unread`."""
+    preprocess = model.card.preprocess
+    readable = opened(photos, unread)
+    while batch := list(islice(readable, BATCH)):
+        images = torch.stack([preprocess(photo) for _, photo in batch])
+        views = [(preprocess.view(*photo.size), *photo.size) for _, photo in batch]
+        labelled = [each for each, _ in batch]
+        yield Seen(labelled, images.to(memory_format=torch.channels_last), views)
 
 
 def area_under_curve(values: NDArray[Any], inside: Mask) -> float:
@@ -137,6 +138,7 @@ def closeness(side: int) -> NDArray[np.float64]:
 class GateValues:
     """What every gate says over some photos, by the gate's name."""
 
+    photos: Sequence[Labelled]  # those that could be read
     halves: tuple[Mapping[str, Sums], Mapping[str, Sums]]  # of every other photo, and of the rest
     areas: Mapping[str, list[float]] = field(default_factory=dict)  # of each photo with a box
     blind: Mapping[str, list[float]] = field(default_factory=dict)  # the centre's, on the same
@@ -170,21 +172,28 @@ class GateValues:
         return found
 
 
-def gate_values(model: Model, photos: Sequence[Labelled]) -> GateValues:
-    """Run the photos through the model once and see what its gates say."""
+def gate_values(model: Model, photos: Sequence[Labelled], unread: list[Unread]) -> GateValues:
+    """Run the photos through the model once and see what its gates say.
+
+    Photos that cannot be read are added to `unread`. Raises BadData if none can be read.
+    """
     cut = model.cut()
     halves: tuple[dict[str, list[Sums]], dict[str, list[Sums]]] = ({}, {})
     areas: dict[str, list[float]] = {}
     blind: dict[str, list[float]] = {}
-    for batch in seen(model, photos):  # BATCH is even: each batch begins with the first half
+    readable: list[Labelled] = []
+    for batch in seen(model, photos, unread):  # BATCH is even: each begins with the first half
+        readable += batch.photos
         _, maps = cut.run_trunk(batch.images)
         for name in cut.trunk_gates:
             for half, which in zip(halves, (maps[name][::2], maps[name][1::2]), strict=True):
                 if len(which):
                     half.setdefault(name, []).append(Sums.of(which))
         _judge_places({name: maps[name] for name in cut.trunk_gates}, batch, areas, blind)
+    if not readable:
+        raise nothing_read(unread)
     even, odd = ({name: reduce(add, each) for name, each in half.items()} for half in halves)
-    return GateValues((even, odd), areas, blind)
+    return GateValues(readable, (even, odd), areas, blind)
 
 
 def _judge_places(

@@ -5,16 +5,15 @@ place, but knows nothing of this photo), by the mean's mean ("number": it scales
 or by 1 ("open": it is gone). No weight changes.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cbam.data.labelled import Labelled
 from cbam.evaluate.gate_values import GateValues, seen
 from cbam.evaluate.pairs import paired_difference
 from cbam.model import Model
@@ -32,6 +31,7 @@ WAYS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 SINGLE_WAYS = ("mean", "open")  # for one gate at a time
 ALL = "all"
 
+T = TypeVar("T")
 Held = tuple[str, str]  # which gates are held, and in which way
 AS_IT_IS: Held = ("", "")
 Tops = dict[Held, Tensor]  # the top classes of a batch (N,)
@@ -71,13 +71,10 @@ def kinds_of_gates(cut: Cut) -> dict[str, list[str]]:
     return groups if len(groups) < 2 else {**groups, ALL: list(cut.places)}
 
 
-def hold_kinds(
-    model: Model, photos: Sequence[Labelled], values: GateValues, judged: Iterable[int]
-) -> Answers:
-    """Hold all gates of a kind, or all gates, in each of WAYS; `judged` are positions in `photos`.
+def hold_kinds(model: Model, values: GateValues) -> Answers:
+    """Hold all gates of a kind, or all gates, in each of WAYS.
 
-    `values` were measured on all of `photos`: each photo is judged with the means of the half that
-    it is not in.
+    The photos are those of `values`; each is judged with the means of the half that it is not in.
     """
     cut = cut_at(model.network, model.layers[-1])
     folded: Folded = {}
@@ -92,13 +89,11 @@ def hold_kinds(
                 found[group, way] = _top(part, images, ways[way])
         return found
 
-    return _answers(model, photos, values, judged, answer)
+    return _answers(model, values, None, answer)
 
 
-def hold_one_by_one(
-    model: Model, photos: Sequence[Labelled], values: GateValues, judged: Iterable[int]
-) -> Answers:
-    """As `hold_kinds`, but one gate at a time, in SINGLE_WAYS.
+def hold_one_by_one(model: Model, values: GateValues, count: int | None = None) -> Answers:
+    """As `hold_kinds`, but one gate at a time, in SINGLE_WAYS, on `count` of the photos.
 
     Up to a gate's block the network computes what it always does, so only what comes behind is
     computed again.
@@ -124,25 +119,22 @@ def hold_one_by_one(
                     found[name, way] = _head_top(part, passed[start.layer], ways[way])
         return found
 
-    return _answers(model, photos, values, judged, answer)
+    return _answers(model, values, count, answer)
 
 
 def _answers(
-    model: Model,
-    photos: Sequence[Labelled],
-    values: GateValues,
-    judged: Iterable[int],
-    answer: Callable[[Tensor, Ways], Tops],
+    model: Model, values: GateValues, count: int | None, answer: Callable[[Tensor, Ways], Tops]
 ) -> Answers:
-    """The answers to the photos at these positions, batch by batch.
+    """The answers to `count` of the photos, batch by batch.
 
     `answer` takes images and, by way, a map for every gate.
     """
-    positions = list(judged)
+    positions = evenly(range(len(values.photos)), count)
+    judged = [values.photos[position] for position in positions]
     means = {name: torch.stack([half[name].mean for half in values.halves]) for name in values.sums}
     found: dict[Held, list[Tensor]] = {}
     done = 0
-    for batch in seen(model, [photos[position] for position in positions]):
+    for batch in seen(model, judged, []):
         here = positions[done : done + len(batch.photos)]
         other = 1 - torch.tensor(here) % 2  # the half that the photo is not in
         ways = {
@@ -153,7 +145,7 @@ def _answers(
             found.setdefault(key, []).append(top)
         done += len(here)
     columns = {key: torch.cat(tops).numpy() for key, tops in found.items()}
-    targets = np.array([photos[position].target for position in positions])
+    targets = np.array([labelled.target for labelled in judged])
     return Answers(targets, columns.pop(AS_IT_IS), columns)
 
 
@@ -178,8 +170,8 @@ def _fused(part: Intervened, folded: Folded, head: bool = False) -> Intervened:
     return replace(part, trunk=fuse(part.trunk, folded))
 
 
-def spread_over(count: int, wanted: int | None) -> list[int]:
-    """`wanted` positions among `count`, evenly spread; all of them if None or more."""
-    if wanted is None or wanted >= count:
-        return list(range(count))
-    return [int(position) for position in np.linspace(0, count - 1, wanted)]
+def evenly(items: Sequence[T], count: int | None) -> Sequence[T]:
+    """`count` of the items, evenly spread over them; all if None or more than there are."""
+    if count is None or count >= len(items):
+        return items
+    return [items[int(position)] for position in np.linspace(0, len(items) - 1, count)]

@@ -71,6 +71,11 @@ class Tally:
         columns = np.array(self.mine, dtype=np.float32).T
         return _mean(self.mine, self.silent), _mean(self.base, 0), PerPhoto(*columns)
 
+    @property
+    def blind(self) -> PerPhoto:
+        """The baseline's measures, photo by photo."""
+        return PerPhoto(*np.array(self.base, dtype=np.float32).T)
+
 
 def localise(
     model: Model, photos: Sequence[Labelled], method: str = GRADCAM
