@@ -20,6 +20,7 @@ from cbam.evaluate.card_metrics import (
     measure_held_gates,
     measure_model,
 )
+from cbam.evaluate.held_gates import WAYS
 from cbam.model import Model, find_card, load
 
 
@@ -52,6 +53,10 @@ def evaluate(
     photos: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(min=1, help="use so many of the --gates or --hold photos; by default all"),
+    ] = None,
+    way: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help=f"how --hold holds gates: {', '.join(WAYS)}; by default in all ways"),
     ] = None,
     one_by_one: Annotated[
         Optional[int],  # noqa: UP045
@@ -117,7 +122,7 @@ def evaluate(
             found, means = measure_gates(model, gates, boxes, photos, left_out)
             metrics |= found
         if hold is not None:
-            metrics |= measure_held_gates(model, hold, photos, one_by_one, left_out)
+            metrics |= measure_held_gates(model, hold, photos, one_by_one, way or WAYS, left_out)
         asked = sum(metrics[each]["photos"] for each in GATES if each in metrics)
         if asked:
             rate = asked / (time.perf_counter() - started)

@@ -10,7 +10,7 @@ import typer
 from app.cli.shared import say, show_json, show_table
 from cbam.cards.card import Card
 from cbam.cards.families import available, by_family
-from cbam.model import load
+from cbam.model import find_card, load
 
 models_app = typer.Typer(help="What models there are.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -71,7 +71,7 @@ def list_gates(
     if name is None:
         _print(*_held_gates(available()), markdown)
     else:
-        _print(*_single_gates(load(name).card), markdown)
+        _print(*_single_gates(find_card(name)), markdown)
 
 
 Rows = tuple[list[str], list[list[str]]]  # titles, and the rows below them

@@ -1,6 +1,6 @@
 """Everything that is measured of a model, as it stands on its card."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cbam.data.labelled import Labelled, Unread, labelled_photos, nothing_read, opened
-from cbam.errors import BadCard, BadData
+from cbam.errors import BadCard, BadData, UnknownName
 from cbam.evaluate.accuracy import accuracy, logits, tensors
 from cbam.evaluate.gate_values import gate_values
-from cbam.evaluate.held_gates import evenly, hold_kinds, hold_one_by_one
+from cbam.evaluate.held_gates import WAYS, evenly, hold_kinds, hold_one_by_one
 from cbam.evaluate.localisation import BASELINE, Tally, check_boxes
 from cbam.evaluate.pairs import paired_difference
 from cbam.model import Model
@@ -131,22 +131,26 @@ def measure_held_gates(
     source: Path,
     count: int | None = None,
     one_by_one: int | None = None,
+    ways: Collection[str] = tuple(WAYS),
     unread: list[Unread] | None = None,
 ) -> Metrics:
     """What the gates are for: accuracy when they no longer answer the photo; empty without gates.
 
     `count`: on how many of the photos all gates of a kind are held, evenly spread; `one_by_one`: on
-    how many of these each gate is held alone; None: on all, 0: not at all. Photos that cannot be
-    read are added to `unread`. Raises BadData for fewer than two photos: a photo is judged with the
-    means of others.
+    how many of these each gate is held alone; None: on all, 0: not at all. `ways`: names in WAYS.
+    Photos that cannot be read are added to `unread`. Raises BadData for fewer than two photos: a
+    photo is judged with the means of others; UnknownName for another way.
     """
+    for way in ways:
+        if way not in WAYS:
+            raise UnknownName.of("way to hold a gate", way, WAYS)
     if not model.cut().places:
         return {}
     photos = evenly(labelled_photos(model.card.class_folders, source), count)
     values = gate_values(model, photos, [] if unread is None else unread)
     if len(values.photos) < 2:
         raise BadData(f"One photo of {source} is too few: gates are held at the means of others.")
-    measured = {HELD: hold_kinds(model, values)}
+    measured = {HELD: hold_kinds(model, values, ways)}
     if one_by_one != 0:
         measured[ONE_BY_ONE] = hold_one_by_one(model, values, one_by_one)
     return {

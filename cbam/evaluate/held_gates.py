@@ -5,7 +5,7 @@ place, but knows nothing of this photo), by the mean's mean ("number": it scales
 or by 1 ("open": it is gone). No weight changes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -71,8 +71,8 @@ def kinds_of_gates(cut: Cut) -> dict[str, list[str]]:
     return groups if len(groups) < 2 else {**groups, ALL: list(cut.places)}
 
 
-def hold_kinds(model: Model, values: GateValues) -> Answers:
-    """Hold all gates of a kind, or all gates, in each of WAYS.
+def hold_kinds(model: Model, values: GateValues, ways: Collection[str] = tuple(WAYS)) -> Answers:
+    """Hold all gates of a kind, or all gates, in each of these ways.
 
     The photos are those of `values`; each is judged with the means of the half that it is not in.
     """
@@ -82,11 +82,11 @@ def hold_kinds(model: Model, values: GateValues) -> Answers:
     plain = _fused(intervene(cut, ()), folded)
     told = {group: _fused(intervene(cut, names), folded) for group, names in groups.items()}
 
-    def answer(images: Tensor, ways: Ways) -> Tops:
+    def answer(images: Tensor, held: Ways) -> Tops:
         found = {AS_IT_IS: _top(plain, images, {})}
         for group, part in told.items():
-            for way in WAYS:
-                found[group, way] = _top(part, images, ways[way])
+            for way in ways:
+                found[group, way] = _top(part, images, held[way])
         return found
 
     return _answers(model, values, None, answer)
@@ -108,15 +108,15 @@ def hold_one_by_one(model: Model, values: GateValues, count: int | None = None) 
         told[name] = start, _fused(part, folded, head=start is not None)
     plain = _fused(intervene(whole, ()), folded)
 
-    def answer(images: Tensor, ways: Ways) -> Tops:
+    def answer(images: Tensor, held: Ways) -> Tops:
         activation, passed = plain.run_trunk(images, {})
         found = {AS_IT_IS: _head_top(plain, activation, {})}
         for name, (start, part) in told.items():
             for way in SINGLE_WAYS:
                 if start is None:
-                    found[name, way] = _top(part, images, ways[way])
+                    found[name, way] = _top(part, images, held[way])
                 else:
-                    found[name, way] = _head_top(part, passed[start.layer], ways[way])
+                    found[name, way] = _head_top(part, passed[start.layer], held[way])
         return found
 
     return _answers(model, values, count, answer)
@@ -137,11 +137,11 @@ def _answers(
     for batch in seen(model, judged, []):
         here = positions[done : done + len(batch.photos)]
         other = 1 - torch.tensor(here) % 2  # the half that the photo is not in
-        ways = {
+        held = {
             way: {name: hold(both, other) for name, both in means.items()}
             for way, hold in WAYS.items()
         }
-        for key, top in answer(batch.images, ways).items():
+        for key, top in answer(batch.images, held).items():
             found.setdefault(key, []).append(top)
         done += len(here)
     columns = {key: torch.cat(tops).numpy() for key, tops in found.items()}
