@@ -14,7 +14,7 @@ from app.routes.forms import TargetFields as CompareFields
 pytest_plugins = ["app_fixtures"]
 
 PREFIX = "/api/v1"
-GET = ("models", "methods", "limits")
+GET = ("models", "classes", "methods", "limits")
 POST: dict[str, type[Fields]] = {
     "predict": PredictFields,
     "explain": ExplainFields,

@@ -38,8 +38,8 @@ def explain_command(
     target: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
-            help="what to explain: a class's index or label, or a word such as cat; default: the "
-            "first model's answer"
+            help="what to explain: a class by label, index, synonym or WordNet id, or a word such "
+            "as cat; default: the first model's answer"
         ),
     ] = None,
     method: Annotated[str, typer.Option(help=", ".join(METHODS))] = Options.method,

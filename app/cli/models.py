@@ -10,6 +10,7 @@ import typer
 from app.cli.shared import say, show_json, show_table
 from cbam.cards.card import Card
 from cbam.cards.families import available, by_family
+from cbam.errors import UnknownName
 from cbam.model import find_card, load
 
 models_app = typer.Typer(help="What models there are.", no_args_is_help=True, rich_markup_mode=None)
@@ -121,8 +122,30 @@ def _measured(metrics: dict[str, dict[str, Any]], absent: str = "not measured") 
 
 
 @models_app.command("show")
-def show_model(name: str) -> None:
-    """A model's card."""
+def show_model(
+    name: str,
+    search: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="list the classes that this text may mean, instead of the card"),
+    ] = None,
+) -> None:
+    """A model's card, or with --search the classes that it knows by some name."""
+    if search is not None:
+        found = find_card(name).search(search, None)
+        if not found:
+            raise UnknownName(f"'{name}' knows no class by '{search[:80]}'.")
+        numbers = [
+            f"{len(each.indices)} classes" if len(each.indices) > 1 else each.indices[0]
+            for each in found
+        ]
+        show_table(
+            ("target", "class", "folder", "also called"),
+            [
+                (each.target, number, each.folder, ", ".join(each.synonyms))
+                for each, number in zip(found, numbers, strict=True)
+            ],
+        )
+        return
     model = load(name)
     card = {key: value for key, value in asdict(model.card).items() if key != "folder"}
     extra = {"parameters": model.parameters, "layers": model.layers}

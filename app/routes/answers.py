@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.inference.engine import Answer
 from cbam.attention import ATTENTION, Use
 from cbam.backends.choose import BACKENDS
+from cbam.cards.card import Card
 from cbam.cards.reliance import reliance
 from cbam.explain.explanation import Explanation, Floats, GateMap
 from cbam.explain.explanation import Prediction as Named
@@ -21,11 +22,13 @@ from cbam.model import Model
 class Map(BaseModel):
     """A raw map as 8-bit values: value = min + byte / 255 * (max - min)."""
 
-    shape: tuple[int, ...] = Field(description="rows, columns; of some gates channels before them")
+    shape: tuple[int, ...] = Field(
+        description="rows and columns; some gates have channels before them"
+    )
     dtype: str = "uint8"
     min: float
     max: float
-    data: str = Field(description="base64 of as many bytes as the shape has cells, row by row")
+    data: str = Field(description="base64 of one byte for each cell, row by row")
 
     @classmethod
     def of(cls, values: Floats) -> "Map":
@@ -89,7 +92,7 @@ class Word(BaseModel):
 
     word: str
     probability: float
-    indices: list[int] = Field(description="its classes; of a class without a word just that one")
+    indices: list[int] = Field(description="the word's classes, or one class without such a word")
 
 
 class ModelPrediction(BaseModel):
@@ -97,7 +100,7 @@ class ModelPrediction(BaseModel):
 
     model: str
     predictions: list[Prediction]
-    words: list[Word] = Field(description="the most probable everyday words")
+    words: list[Word] = Field(description="everyday words, the most probable first")
     timing_ms: Timing
 
 
@@ -114,11 +117,15 @@ class ModelExplanation(BaseModel):
 
     model: str
     predictions: list[Prediction]
-    words: list[Word] = Field(description="the most probable everyday words")
+    words: list[Word] = Field(description="everyday words, the most probable first")
     target_probability: float
-    layer: str = Field(description="several with commas between: the maps are their mean")
+    layer: str = Field(
+        description="the explained block; of several, with commas, the maps are averaged"
+    )
     view: View
-    heatmaps: list[ClassMap] = Field(description="the target's first, then those that came free")
+    heatmaps: list[ClassMap] = Field(
+        description="first the target's map, then those of other top classes, if they cost nothing"
+    )
     attention: list[BlockMaps]
     timing_ms: Timing
 
@@ -128,15 +135,19 @@ class ImageInfo(BaseModel):
 
     width: int
     height: int
-    sha256: str = Field(description="of the bytes that were sent")
+    sha256: str = Field(description="SHA-256 of the bytes that were sent")
 
 
 class Target(BaseModel):
     """A class or word: the one that every heat map explains, or one it is contrasted with."""
 
-    index: int = Field(description="of a word: the class of it that the first model prefers")
+    index: int = Field(
+        description="the class; for a word, the one of its classes that the first model prefers"
+    )
     label: str
-    indices: list[int] = Field([], description="of a word: its classes, whose probabilities add up")
+    indices: list[int] = Field(
+        [], description="for a word: its classes, whose probabilities are summed"
+    )
 
 
 class Explained(BaseModel):
@@ -145,7 +156,7 @@ class Explained(BaseModel):
     image: ImageInfo
     target: Target
     method: str
-    versus: list[Target] = Field(description="classes that the target was contrasted with")
+    versus: list[Target] = Field(description="the classes that the target was contrasted with")
     results: list[ModelExplanation]
 
 
@@ -166,9 +177,9 @@ class Attended(BaseModel):
 class GateInfo(BaseModel):
     """A kind of gate that a model has."""
 
-    name: str = Field(description="its key in the blocks of /explain")
-    axes: str = Field(description="along which its map varies: C, HW, CHW ...")
-    word: str = Field(description="the question that it answers")
+    name: str = Field(description="the gate's key in the blocks of /explain")
+    axes: str = Field(description="the axes along which its map varies: C, HW, CHW ...")
+    word: str = Field(description="the question that the gate answers")
     says: str
     title: str = Field(description="for people: channel gate")
     use: Use = Field(
@@ -186,7 +197,7 @@ class ModelInfo(BaseModel):
 
     name: str
     family: str
-    title: str = Field(description="for people: CBAM-ResNet-18")
+    title: str = Field(description="the network's usual name: CBAM-ResNet-18")
     attention: str
     phrase: str = Field(description="what the attention adds, in a few words")
     gates: list[GateInfo]
@@ -194,10 +205,12 @@ class ModelInfo(BaseModel):
     params: int
     classes: list[str]
     input_size: int
-    backend: str = Field(description="what runs the network up to its last block")
-    precision: str = Field(description="what it computes with; 'approximate' if not in float32")
+    backend: str = Field(description="the back end that runs the network up to its last block")
+    precision: str = Field(
+        description="the library and number format; says 'approximate' unless float32"
+    )
     layers: list[str]
-    blocks: list[str] = Field(description="blocks with gates")
+    blocks: list[str] = Field(description="names of the blocks that have gates")
     metrics: dict[str, dict[str, Any]]
     reliance: str = Field(description="whether its answers depend on its gates; may be empty")
     licence: str
@@ -220,6 +233,25 @@ class Models(BaseModel):
     models: list[ModelInfo]
 
 
+class FoundClass(BaseModel):
+    """A class that a search found, or an everyday word that means several."""
+
+    target: str = Field(description="send this as `target` or `versus`; usually the label")
+    label: str
+    indices: list[int] = Field(description="the class, or all classes of the word")
+    folder: str = Field(description="what data sets call the class: for ImageNet its WordNet id")
+    synonyms: list[str] = Field(description="other names in WordNet 3.0")
+    matched: str = Field(description="the name that matched, if it is not the label; else empty")
+
+
+class Classes(BaseModel):
+    """Answer of /classes."""
+
+    family: str
+    total: int = Field(description="number of matches, of which at most `limit` are listed")
+    classes: list[FoundClass] = Field(description="the best match first")
+
+
 class MethodInfo(BaseModel):
     """A CAM method."""
 
@@ -232,7 +264,7 @@ class MethodInfo(BaseModel):
         description="low: about a forward pass; medium: a pass through the head for each channel; "
         "high: a pass through the whole network for each channel"
     )
-    versus: bool = Field(description="contrasts the target with other classes")
+    versus: bool = Field(description="whether the method contrasts the target with other classes")
 
 
 class Methods(BaseModel):
@@ -370,6 +402,13 @@ def model_info(model: Model) -> ModelInfo:
         licence=card.licence,
         data=card.data,
     )
+
+
+def classes(card: Card, text: str, limit: int) -> Classes:
+    """What a text may mean among the classes of a card's family."""
+    found = card.search(text, None)
+    listed = [FoundClass.model_validate(asdict(each)) for each in found[:limit]]
+    return Classes(family=card.family, total=len(found), classes=listed)
 
 
 def method_info(name: str, method: CAMMethod) -> MethodInfo:

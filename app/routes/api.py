@@ -2,9 +2,9 @@
 
 import io
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from PIL import Image
 from pydantic import BaseModel
@@ -21,6 +21,8 @@ from app.routes.forms import (
     body,
 )
 from cbam import render, sheets
+from cbam.cards.search import LIMIT
+from cbam.errors import UnknownName
 from cbam.images.formats import TITLES
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
@@ -69,6 +71,33 @@ async def models(request: Request) -> answers.Models:
         ],
         models=[answers.model_info(model) for model in loaded],
     )
+
+
+@lists.get(
+    "/classes", response_model=answers.Classes, responses={code: PROBLEMS[code] for code in (422,)}
+)
+async def classes(
+    request: Request,
+    family: Annotated[
+        str, Query(max_length=200, description="a family; default: the default one")
+    ] = "",
+    q: Annotated[
+        str,
+        Query(
+            max_length=200,
+            description="part of a class's label or synonym, an everyday word, or a WordNet id; "
+            "case, accents and punctuation do not matter; empty: nothing is found",
+        ),
+    ] = "",
+    limit: Annotated[int, Query(ge=1, le=100, description="the largest number of results")] = LIMIT,
+) -> Response:
+    """Search a family's classes by name, synonym, everyday word or WordNet id, best match first."""
+    engine = engine_of(request)
+    name = family or engine.default_family
+    if name not in engine.families:
+        raise UnknownName.of("family", name, engine.families)
+    card = engine.cards[engine.families[name][0]]
+    return await built(request, lambda: answers.classes(card, q, limit))
 
 
 @lists.get("/methods")

@@ -21,9 +21,9 @@ class Fields(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     models: list[str] = Field(
-        [], max_length=8, description="names of models; default: the default family"
+        [], max_length=8, description="names of the models to ask; default: the default family"
     )
-    family: Text = Field("", description="a family, where no models are named")
+    family: Text = Field("", description="a family to ask, if no models are named")
 
     @classmethod
     def values(cls, upload: Upload) -> dict[str, Any]:
@@ -63,19 +63,19 @@ class TargetFields(Fields):
 
     target: Text = Field(
         "",
-        description="a class's index, label or WordNet id, or an everyday word such as cat; "
-        "default: the first model's top class",
+        description="a class by label, index, WordNet id or synonym, or an everyday word such as "
+        "cat, see /api/v1/classes; default: the first model's top class",
     )
     method: str = Field(Options.method, description="a CAM method's name, see /api/v1/methods")
     layer: LayersText = Field(
         "",
-        description="a block's name, see /api/v1/models; several, repeated or with commas between: "
-        "the mean of their maps; default: the last",
+        description="the block to explain, see /api/v1/models; repeat the field or use commas for "
+        "the mean of several blocks' maps; default: the last block",
     )
     versus: Text = Field(
         "",
-        description="for methods that contrast the target with another class: index or label of "
-        "that class; default: the classes that come closest",
+        description="for methods that contrast the target with another class: that class, named "
+        "like a target; default: the classes that come closest",
     )
 
     def options(self) -> Options:
@@ -93,9 +93,11 @@ class ExplainFields(TargetFields):
     """/explain"""
 
     top_k: int = Field(
-        Options.top_k, ge=1, description="number of predictions, and of heat maps that are free"
+        Options.top_k,
+        ge=1,
+        description="number of predictions, and of heat maps if they cost nothing",
     )
-    attention: bool = Field(True, description="gate maps too")
+    attention: bool = Field(True, description="whether to return gate maps")
 
     def options(self) -> Options:
         return replace(super().options(), top_k=self.top_k, attention=self.attention)
@@ -104,10 +106,12 @@ class ExplainFields(TargetFields):
 class HeatmapFields(TargetFields):
     """/heatmap"""
 
-    model: Text = Field("", description="one model; default: the default family's last")
-    overlay: bool = Field(True, description="false: the bare colour map of the view")
-    raw: bool = Field(False, description="true: the map as 8-bit grey")
-    opacity: float = Field(0.7, ge=0, le=1, description="of the hottest cell")
+    model: Text = Field("", description="the model to ask; default: the last of the default family")
+    overlay: bool = Field(
+        True, description="false: only the map of the view in colour, without the photo"
+    )
+    raw: bool = Field(False, description="true: the map as 8-bit grey levels")
+    opacity: float = Field(0.7, ge=0, le=1, description="opacity of the hottest cell")
 
     def wanted(self, default_family: list[str]) -> list[str]:
         named = [self.model] if self.model else self.models
@@ -120,7 +124,7 @@ class PageFields(ExplainFields):
     """POST / of the page, where a gallery photo can replace the upload."""
 
     top_k: int = Field(10, ge=1)  # the page switches between this many classes without asking again
-    photo: Text = Field("", description="file name of a gallery photo; goes before an upload")
+    photo: Text = Field("", description="file name of a gallery photo; it replaces an upload")
 
     def options(self) -> Options:
         return replace(super().options(), in_words=True)

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from cbam.attention import ATTENTION
 from cbam.backbones import BACKBONES, build
 from cbam.cards.int8 import quantise, widen
+from cbam.cards.search import LIMIT, Entry, Found, entries, plain, search
 from cbam.cards.words import grouped
 from cbam.errors import BadCard, CBAMLensError, UnknownName
 from cbam.images.preprocess import Preprocess
@@ -124,17 +125,47 @@ class Card:
             every |= {name.casefold(): (index,) for index, name in reversed([*enumerate(names)])}
         return every
 
-    def classes(self, target: int | str) -> tuple[int, ...]:
-        """The classes meant by an index, its digits, a label, a WordNet id or an everyday word.
+    @cached_property
+    def _alike(self) -> dict[str, tuple[int, ...]]:
+        """The same without accents and punctuation, and synonyms that belong to one class."""
+        found: dict[str, set[int]] = {}
+        for entry in self._entries:
+            for name in entry.found.synonyms:
+                found.setdefault(plain(name), set()).update(entry.found.indices)
+        of_one = {name: tuple(indices) for name, indices in found.items() if len(indices) == 1}
+        found_by = {**of_one, **{plain(name): at for name, at in reversed(self._meant.items())}}
+        return {name: at for name, at in found_by.items() if name}  # not those of signs alone
 
-        Case does not matter. Only a word means several. Raises UnknownName with the labels that
-        there are.
+    @cached_property
+    def _entries(self) -> tuple[Entry, ...]:
+        return entries(self.labels, self.class_folders, self.words, self._exactly)
+
+    def search(self, text: str, limit: int | None = LIMIT) -> tuple[Found, ...]:
+        """The classes and words that a text may mean, the likeliest first; `limit` None: all.
+
+        It looks for the text in labels, everyday words, WordNet's synonyms and WordNet ids. Case,
+        accents and punctuation do not matter.
         """
-        text = str(target).strip()
+        return search(self._entries, text, limit)
+
+    def _exactly(self, text: str) -> tuple[int, ...]:
         if text.isdecimal() and int(text) < len(self.labels):
             return (int(text),)
-        if found := self._meant.get(text.casefold()):
+        return self._meant.get(text.casefold(), ())
+
+    def classes(self, target: int | str) -> tuple[int, ...]:
+        """The classes meant by an index, its digits, a label, a WordNet id, a word or a synonym.
+
+        Case, accents and punctuation do not matter. Only a word means several. Raises UnknownName
+        with what the text may have meant, or else with the labels that there are.
+        """
+        text = str(target).strip()
+        if found := self._exactly(text) or self._alike.get(plain(text), ()):
             return found
+        if near := self.search(text, 5):
+            raise UnknownName(
+                f"No class '{text[:80]}'. Did you mean {', '.join(each.target for each in near)}?"
+            )
         shown = [f"{index} {label}" for index, label in enumerate(self.labels[:20])]
         if len(self.labels) > len(shown):
             shown.append(f"... up to {len(self.labels) - 1}")

@@ -8,3 +8,4 @@ import "./elements/gate-row.js";
 import "./views/compare-view.js";
 import "./elements/copy-text.js";
 import "./elements/photo-form.js";
+import "./elements/class-search.js";

@@ -6,7 +6,7 @@
 // place. A photo of the reader's own is drawn from its file. A gallery photo's answer is kept in the address, so that it can be shared.
 
 import { all, field, one } from "../lib/dom.js";
-import { onTarget } from "../lib/events.js";
+import { onChoice, onTarget } from "../lib/events.js";
 import { LocalPhoto } from "../lib/photo.js";
 
 const MIB = 2 ** 20;
@@ -24,6 +24,10 @@ class PhotoForm extends HTMLElement {
     this.#form.addEventListener("change", ({ target }) => this.#onOption(target));
     document.addEventListener("paste", ({ clipboardData }) => this.#takeFiles(clipboardData));
     onTarget((label) => this.#onTarget(label));
+    onChoice(document, ({ name, target }) => {
+      if (name !== "target") this.#askAgain();
+      else if (target) this.#ask({ target });
+    });
     this.#listenForDrops();
     this.#resume();
     this.#offerVersus();
@@ -105,8 +109,8 @@ class PhotoForm extends HTMLElement {
     const versus = this.#versus;
     if (!versus) return;
     versus.disabled = !("versus" in this.#method.selectedOptions[0].dataset); // not sent then
-    const label = versus.closest("label");
-    if (label) label.hidden = versus.disabled;
+    const field = /** @type {HTMLElement | null} */ (versus.closest("class-search, label"));
+    if (field) field.hidden = versus.disabled;
   }
 
   /** @param {EventTarget | null} changed */
@@ -115,7 +119,12 @@ class PhotoForm extends HTMLElement {
     const { name, value } = changed;
     if (name === "method") this.#offerVersus();
     if (name === "family") location.search = String(new URLSearchParams({ family: value })); // other classes, other layers
-    else if (this.#photo || this.#file.files?.length) this.#ask();
+    else this.#askAgain();
+  }
+
+  /** The same photo and class with other options, if there is a photo. */
+  #askAgain() {
+    if (this.#photo || this.#file.files?.length) this.#ask();
   }
 
   /** @param {string} label */
@@ -280,8 +289,11 @@ class PhotoForm extends HTMLElement {
       return;
     }
     if (!result) return;
+    const { activeElement } = document;
+    const focused = activeElement?.closest("#result") ? activeElement.id : "";
     document.getElementById("result")?.remove();
     this.#answer.append(document.importNode(result, true)); // import first: children upgrade, then connect
+    if (focused) document.getElementById(focused)?.focus({ preventScroll: true }); // it went with the old answer
     document.title = page.title;
     const said = one(this.#answer, ".verdict h2", HTMLElement).textContent ?? "";
     this.#status.textContent = said.replace(/\s+/g, " ").trim();

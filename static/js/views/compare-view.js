@@ -8,7 +8,7 @@
 // does without scripts. Says "target-change" when it was done here.
 
 import { all, one } from "../lib/dom.js";
-import { sayTarget } from "../lib/events.js";
+import { onChoice, sayTarget } from "../lib/events.js";
 import { halfShare } from "../lib/maps.js";
 import { HeatMap } from "../elements/heat-map.js";
 
@@ -45,6 +45,11 @@ class CompareView extends HTMLElement {
       if (!(button instanceof HTMLButtonElement) || !this.#knows(button.value)) return;
       event.preventDefault();
       this.#retarget(button.value);
+    });
+    onChoice(this, ({ name, target }, event) => {
+      if (name !== "target" || !this.#knows(target)) return;
+      event.preventDefault();
+      this.#retarget(target);
     });
     this.#describe();
     this.#paint();
