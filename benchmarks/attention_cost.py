@@ -5,27 +5,27 @@
                                         [--threads 2] [--engine openvino ...] [--side 224]
                                         [--clock cpu] [--profile]
 
-Every row is a ratio from one run: the networks of an engine take turns, in a new order each round;
-shown are the median of the rounds' ratios, and the ratio of the fastest rounds, which a busy
-machine disturbs least. On a machine that is never quiet, `--clock cpu --threads 1` counts the CPU
-time of the process and not the wall's. Engines:
+Every row is a ratio from one run. The networks of an engine take turns, in a new order each round.
+A row shows the median of the rounds' ratios, and the ratio of the fastest rounds, which a busy
+machine disturbs least. On a machine that is never quiet, `--clock cpu --threads 1` measures the CPU
+time of the process instead of wall time. Engines:
 
-    plain      the modules as they are written, channels-last (for all: no norm is folded away)
-    eager      the back end "eager": norms folded for all, the gates' products joined with the sum
-    numba      the same, CBAM's gates compiled by Numba: the back end "numba"
-    openvino   the back end "openvino", float32 (it folds norms and joins sums for all, too)
+    plain      the modules as they are written, channels-last; no norm is folded in any network
+    eager      the back end "eager": norms are folded, and the last product is joined with the sum
+    numba      the back end "numba": the same, with CBAM's gates compiled by Numba
+    openvino   the back end "openvino" in float32; it folds norms and joins sums, too
 
-"naive" is CBAM as a direct reading of its formulas, written for this comparison: pooling layers to
-1 x 1, the MLP run twice, gates expanded to the size of the feature map.
+"naive" is CBAM written directly from its formulas, for this comparison: pooling layers to 1 x 1,
+the MLP run twice, and gates expanded to the size of the feature map.
 
-The floor: what CBAM cannot do without, on this machine. It has to read the feature map (maximum and
-mean over the image at once, if somebody writes that), to write the map that the channel gate leaves
-and to read it again (maximum and mean over the channels), one block after the other; the last
-product rides with the residual sum, which the plain network has as well. How long a read and a
-write take is measured in the same run, by torch, on tensors of the same sizes; the multiply-adds of
-the MLPs and of the 7x7 convolutions come at the rate that the plain network reaches.
+The floor is the work that CBAM needs in any case. In each block, it reads the feature map (for
+maximum and mean over the image, in one pass at best), writes the map that the channel gate leaves,
+and reads it again (for maximum and mean over the channels). The last product can be part of the
+residual sum, which the plain network has as well. The same run measures how long torch takes to
+read and write tensors of these sizes. The multiplications of the MLPs and of the 7x7 convolutions
+are counted at the speed that the plain network reaches.
 
-`--profile` prints instead in which operations of the engine "eager" the difference lies, by torch's
+`--profile` prints which operations of the engine "eager" make the difference. It uses torch's
 profiler, which slows small operations down.
 """
 

@@ -39,7 +39,7 @@ HEADER = APIKeyHeader(name="X-API-Key", scheme_name="key", auto_error=False)
 PASSWORD = _Password(
     scheme_name="basic",
     realm="CBAM Lens",
-    description="any user name; the password is the key. Browsers ask for it by themselves.",
+    description="The password is the key, with any user name. Browsers ask for it by themselves.",
     auto_error=False,
 )
 

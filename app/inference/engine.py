@@ -102,10 +102,14 @@ class Engine:
         )
         self._tasks: list[asyncio.Task[None]] = []
         self.metrics.watch(
-            "cbam_lens_queue_depth", "Questions that wait for the models.", lambda: self.queue.depth
+            "cbam_lens_queue_depth",
+            "Number of questions that wait for the models.",
+            lambda: self.queue.depth,
         )
         self.metrics.watch(
-            "cbam_lens_models_loaded", "Models loaded and warm.", lambda: len(self.models)
+            "cbam_lens_models_loaded",
+            "Number of models that are loaded and ready.",
+            lambda: len(self.models),
         )
 
     @property

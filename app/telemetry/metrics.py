@@ -17,37 +17,39 @@ class Metrics:
         ProcessCollector(registry=self.registry)  # memory, CPU seconds, open files
         self.requests = Counter(
             "cbam_lens_requests",
-            "Requests answered, by the route's template.",
+            "Number of requests answered, by route.",
             ("route", "method", "status"),
             registry=self.registry,
         )
         self.request_seconds = self._seconds(
-            "cbam_lens_request_seconds", "From the first byte to the answer's end.", "route"
+            "cbam_lens_request_seconds",
+            "Seconds from the first byte of a request to the end of its answer.",
+            "route",
         )
         self.rejections = Counter(
             "cbam_lens_rejections",
-            "Requests that got no answer to their question, by reason.",
+            "Number of requests that were refused, by reason.",
             ("reason",),
             registry=self.registry,
         )
         self.stage_seconds = self._seconds(
             "cbam_lens_stage_seconds",
-            "Where a request's time went: decode, queue, trunk, head, encode.",
+            "Seconds that a request spent in each stage: decode, queue, trunk, head, encode.",
             "stage",
         )
         self.batch_size = Histogram(
             "cbam_lens_batch_size",
-            "Questions that shared a run of the models.",
+            "Number of questions that shared one run of the models.",
             buckets=BATCHES,
             registry=self.registry,
         )
         self.jobs = Counter(
-            "cbam_lens_jobs", "Questions that reached the models.", registry=self.registry
+            "cbam_lens_jobs", "Number of questions that reached the models.", registry=self.registry
         )
         self.dropped = Counter(
             "cbam_lens_jobs_dropped",
-            "Questions that were queued and never reached the models: "
-            "gone (client went), late (deadline), stopped (service stopped).",
+            "Number of questions that left the queue without an answer, by reason: gone (client "
+            "left), late (the deadline passed), stopped (the service stopped).",
             ("reason",),
             registry=self.registry,
         )
