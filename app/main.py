@@ -23,6 +23,7 @@ from app.settings import Settings
 from app.telemetry import logs
 from app.telemetry.observe import Observe
 from cbam import __version__
+from cbam.explain.verdict import counted, either
 
 
 class Guarded(FastAPI):
@@ -76,6 +77,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         autoescape=select_autoescape(),
         undefined=StrictUndefined,
     )
+    app.state.templates.filters |= {"counted": counted, "either": either}
     problems.install(app)
     app.include_router(pages)
     app.include_router(lists)

@@ -5,6 +5,7 @@ import re
 import threading
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,10 @@ import cbam
 from app.inference import engine as engine_module
 from app.main import bundled, create_app
 from app.routes import pages as pages_module
+from app.routes.deps import Asked
+from app.routes.forms import PageFields
 from app.settings import Settings
+from cbam.explain.explanation import Prediction
 
 pytest_plugins = ["app_fixtures"]
 
@@ -320,14 +324,17 @@ def test_the_headline_says_whether_they_agree_and_are_sure(
     headline: str,
     hint: bool,
 ) -> None:
-    def shown(*args: Any) -> dict[str, Any]:
-        result = made(*args)
-        for answer, (label, probability) in zip(result["explained"].results, said, strict=True):
-            top = answer.predictions[0]
-            top.index, top.label, top.probability = LABELS.index(label), label, probability
-            own = answer.words[0]
-            own.word, own.probability, own.indices = label, probability, [LABELS.index(label)]
-        return result
+    def shown(asked: Asked[PageFields], parts: frozenset[str]) -> dict[str, Any]:
+        answered = asked.answer.explanations
+        for number, (label, probability) in enumerate(said):
+            index = LABELS.index(label)
+            own = Prediction(index, label, probability, (index,))
+            answered[number] = replace(
+                answered[number],
+                words=(own, *answered[number].words[1:]),
+                predictions=(own, *answered[number].predictions[1:]),
+            )
+        return made(asked, parts)
 
     made = pages_module._shown
     monkeypatch.setattr(pages_module, "_shown", shown)
@@ -338,6 +345,23 @@ def test_the_headline_says_whether_they_agree_and_are_sure(
     assert bool(page.all(class_="unsure")) == hint
     looked = " ".join(page.one(class_="looked")[":text"].split())
     assert looked == f"Where {'it' if len(said) == 1 else 'they'} looked for d"
+
+
+@pytest.mark.parametrize("flagged", [0, 1, 2, 3])
+def test_a_photo_that_most_models_do_not_know_is_said_so(
+    client: TestClient, jpeg: bytes, monkeypatch: pytest.MonkeyPatch, flagged: int
+) -> None:
+    def shown(asked: Asked[PageFields], parts: frozenset[str]) -> dict[str, Any]:
+        answered = asked.answer.explanations
+        for number in range(3):
+            answered[number] = replace(answered[number], none_of_these=number < flagged)
+        return made(asked, parts)
+
+    made = pages_module._shown
+    monkeypatch.setattr(pages_module, "_shown", shown)
+    page = page_of(fragment(client, jpeg))
+    said = " ".join(page.one(class_="verdict")[":text"].split())
+    assert ("This may be none of the ten classes that they know." in said) == (flagged > 1)
 
 
 @pytest.mark.parametrize("item", GALLERY[:3], ids=lambda item: item["file"])

@@ -66,6 +66,16 @@ def evaluate(
         Optional[Path],  # noqa: UP045
         typer.Option(help="training runs: compare with their float32 weights"),
     ] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="fit a temperature for the probabilities on --val")
+    ] = False,
+    others: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="photos of things that the models do not know, a folder or a parquet file: fit "
+            "the threshold that tells them from --val"
+        ),
+    ] = None,
     write: Annotated[bool, typer.Option(help="write the numbers to the cards")] = False,
     size_px: Annotated[
         Optional[int],  # noqa: UP045
@@ -75,10 +85,13 @@ def evaluate(
     """Measure models: accuracy on --val and --boxed, and where the maps point on --boxed.
 
     --gates and --hold are for models with attention: what their gates say, and what they are for.
-
+    --calibrate fits a temperature on --val, and --others a threshold that tells photos of other
+    things from those in --val; both are judged on photos that they were not fitted on.
     Models that know the same classes are also compared photo by photo. Photos that cannot be read
     are left out and listed at the end; the exit status is then 4.
     """
+    if val is None and (calibrate or others):
+        raise OptionClash("--calibrate and --others need --val: photos of the models' own classes.")
     if val is None and boxed is None and gates is None and hold is None:
         raise OptionClash("Nothing to measure on. Name photos: --val, --boxed, --gates or --hold.")
     if boxed is not None and boxes is None and boxed.suffix != ".parquet":
@@ -91,7 +104,7 @@ def evaluate(
         raise OptionClash("--runs compares on the photos of --val: name them.")
     if write and size_px:
         raise OptionClash("--write is for the cards' own image size: leave --size-px out.")
-    for path in (val, boxed, boxes, gates, hold, runs):
+    for path in (val, boxed, boxes, gates, hold, runs, others):
         if path is not None and not path.exists():
             raise MissingFile(f"There is no file or folder '{path}'.")
     cards = [find_card(name) for name in names]
@@ -106,7 +119,7 @@ def evaluate(
         if size_px:
             resized = replace(model.card.preprocess, size_px=size_px)
             model = Model(replace(model.card, preprocess=resized), model.network)
-        measured = measure_model(model, val, boxed, boxes, runs)
+        measured = measure_model(model, val, boxed, boxes, runs, others, calibrate)
         peers = {
             other.card.attention: found
             for other, found in done.values()
@@ -134,7 +147,8 @@ def evaluate(
                 if measure not in ("command", "what"):
                     rows.setdefault((data_set, measure), {})[model.name] = str(value)
         if write:
-            card = replace(model.card, metrics={**model.card.metrics, **metrics})
+            metrics = {**model.card.metrics, **metrics}
+            card = replace(model.card, metrics=metrics, **measured.fitted)
             write_card(card, gate_means=means or None)
     show_table(
         ("measure", *done),

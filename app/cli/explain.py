@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from app.cli.shared import RUNNERS, check_picture, show_json, show_table, write_picture
+from app.cli.shared import RUNNERS, check_picture, say, show_json, show_table, write_picture
 from cbam.backends.choose import EAGER, check_backend
 from cbam.cards.card import Card
 from cbam.cards.families import available, by_family
@@ -16,6 +16,7 @@ from cbam.errors import BrokenImage, MissingFile
 from cbam.explain.explainer import answer
 from cbam.explain.methods import METHODS
 from cbam.explain.question import Options, resolve
+from cbam.explain.verdict import verdict
 from cbam.images.decode import decode
 from cbam.images.formats import EITHER
 from cbam.model import Unloaded, find_card, load
@@ -76,6 +77,10 @@ def explain_command(
         answered = Answer(explanations, waits, hashlib.sha256(data).hexdigest())
         show_json(explained(answered).model_dump_json(indent=1))
     else:
+        found = verdict(explanations)
+        say(found.headline)
+        if warning := found.warning(explanations[0].classes):
+            say(warning)
         label = explanations[0].target.label
         titles = ("model", "says", f"P({label})", f"{METHODS[method].title} peak")
         rows: list[tuple[str, ...]] = []

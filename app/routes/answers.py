@@ -2,7 +2,7 @@
 
 import base64
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,6 +16,7 @@ from cbam.explain.explanation import Explanation, Floats, GateMap
 from cbam.explain.explanation import Prediction as Named
 from cbam.explain.methods import METHODS, CostClass
 from cbam.explain.methods import Method as CAMMethod
+from cbam.explain.verdict import verdict
 from cbam.model import Model
 
 
@@ -95,12 +96,19 @@ class Word(BaseModel):
     indices: list[int] = Field(description="the word's classes, or one class without such a word")
 
 
+NoneOfThese = Annotated[
+    bool,
+    Field(description="the photo may show none of the model's classes; this is only a weak hint"),
+]
+
+
 class ModelPrediction(BaseModel):
     """One model's most probable classes."""
 
     model: str
     predictions: list[Prediction]
     words: list[Word] = Field(description="everyday words, the most probable first")
+    none_of_these: NoneOfThese
     timing_ms: Timing
 
 
@@ -119,6 +127,7 @@ class ModelExplanation(BaseModel):
     predictions: list[Prediction]
     words: list[Word] = Field(description="everyday words, the most probable first")
     target_probability: float
+    none_of_these: NoneOfThese
     layer: str = Field(
         description="the explained block; of several, with commas, the maps are averaged"
     )
@@ -150,10 +159,21 @@ class Target(BaseModel):
     )
 
 
+class Verdict(BaseModel):
+    """What the models' answers come to."""
+
+    headline: str = Field(description="says whether the models agree, disagree, or are not sure")
+    words: list[str] = Field(description="the most probable word of each model, each word once")
+    sure: bool = Field(description="at least one model gives its word a probability of 0.5 or more")
+    none_of_these: bool = Field(description="whether most of the models say so")
+    warning: str = Field(description="`none_of_these` as a sentence, or empty")
+
+
 class Explained(BaseModel):
     """Answer of /explain."""
 
     image: ImageInfo
+    verdict: Verdict
     target: Target
     method: str
     versus: list[Target] = Field(description="the classes that the target was contrasted with")
@@ -164,6 +184,7 @@ class Predicted(BaseModel):
     """Answer of /predict."""
 
     image: ImageInfo
+    verdict: Verdict
     results: list[ModelPrediction]
 
 
@@ -283,6 +304,17 @@ def _timing(explanation: Explanation, answer: Answer) -> Timing:
     return Timing.model_validate({**answer.waits, **explanation.timing_ms})
 
 
+def _verdict(answer: Answer) -> Verdict:
+    found = verdict(answer.explanations)
+    return Verdict(
+        headline=found.headline,
+        words=list(found.words),
+        sure=found.sure,
+        none_of_these=found.none_of_these,
+        warning=found.warning(answer.explanations[0].classes),
+    )
+
+
 def _target(item: Named) -> Target:
     return Target(index=item.index, label=item.label, indices=list(item.indices))
 
@@ -326,6 +358,7 @@ def explained(answer: Answer) -> Explained:
     first = answer.explanations[0]
     return Explained(
         image=image_info(answer),
+        verdict=_verdict(answer),
         target=_target(first.target),
         method=first.method,
         versus=[_target(item) for item in first.versus],
@@ -335,6 +368,7 @@ def explained(answer: Answer) -> Explained:
                 predictions=_predictions(each),
                 words=_words(each),
                 target_probability=each.target.probability,
+                none_of_these=each.none_of_these,
                 layer=each.layer,
                 view=View(**asdict(each.view)),
                 heatmaps=[
@@ -353,11 +387,13 @@ def predicted(answer: Answer) -> Predicted:
     """The answer of /predict."""
     return Predicted(
         image=image_info(answer),
+        verdict=_verdict(answer),
         results=[
             ModelPrediction(
                 model=each.model,
                 predictions=_predictions(each),
                 words=_words(each),
+                none_of_these=each.none_of_these,
                 timing_ms=_timing(each, answer),
             )
             for each in answer.explanations

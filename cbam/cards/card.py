@@ -18,7 +18,7 @@ import numpy as np
 import tomli_w
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as to_safetensors
@@ -49,6 +49,8 @@ class _CardFile(BaseModel):
     weights_sha256: str
     gates_sha256: str = ""
     storage: str
+    temperature: float = Field(1.0, gt=0)
+    known_from: float | None = None
     folders: list[str] = []
     backbone_options: dict[str, Any] = {}
     attention_options: dict[str, Any] = {}
@@ -73,6 +75,8 @@ class Card:
     weights_sha256: str
     storage: str
     gates_sha256: str = ""  # of gates.safetensors; empty: there is none
+    temperature: float = 1.0  # probabilities are the softmax of logits divided by it
+    known_from: float | None = None  # a largest logit below it: perhaps none of the classes
     folders: tuple[str, ...] = ()  # the training data's folder of each class, in class order
     backbone_options: dict[str, Any] = field(default_factory=dict)
     attention_options: dict[str, Any] = field(default_factory=dict)
@@ -186,6 +190,17 @@ class Card:
         except SafetensorError as error:
             raise BadCard(f"The gates of '{self.name}' cannot be read: {error}") from error
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """What the model's logits (N, classes) say, with the card's temperature: (N, classes)."""
+        return (logits / self.temperature).softmax(dim=1)
+
+    def none_of_these(self, logits: Tensor) -> Tensor:
+        """Whether photos with these logits (N, classes) may show none of the classes: (N,) of bool.
+
+        Never, if that was not measured.
+        """
+        return logits.amax(dim=1) < (float("-inf") if self.known_from is None else self.known_from)
+
     def network(self) -> nn.Module:
         """The card's network with fresh weights."""
         return build(
@@ -279,7 +294,9 @@ def write_card(
         values["gates_sha256"] = hashlib.sha256(data).hexdigest()
     if not values["gates_sha256"]:
         del values["gates_sha256"]
-    text = tomli_w.dumps({key: value for key, value in values.items() if value not in ({}, ())})
+    text = tomli_w.dumps(
+        {key: value for key, value in values.items() if value not in ({}, (), None)}
+    )
     (card.folder / "card.toml").write_text(text, encoding="utf-8")
     labels = "".join(f"{label}\n" for label in card.labels)
     (card.folder / "labels.txt").write_text(labels, encoding="utf-8")

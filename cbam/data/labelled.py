@@ -82,6 +82,22 @@ def labelled_photos(
     return found
 
 
+def other_photos(source: Path) -> list[Labelled]:
+    """All photos in a folder and the folders in it, or in a parquet file, whatever they show.
+
+    Their class is -1. Raises MissingFile if there is no photo.
+    """
+    if source.suffix == ".parquet" and source.is_file():
+        found = [Labelled(row.name, row.data, -1) for row in read_rows(parquet_files(source))]
+    else:
+        known = (*SUFFIXES, *PICTURE_SUFFIXES)
+        paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in known)
+        found = [Labelled(str(path.relative_to(source)), path, -1) for path in paths]
+    if not found:
+        raise MissingFile(f"No photos in {source}.")
+    return found
+
+
 def read_boxes(path: Path) -> dict[str, list[Region]]:
     """Boxes by file from `file,x0,y0,x1,y1`, relative to width and height; several rows a file."""
     boxes: dict[str, list[Region]] = {}

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from cbam.evaluate.calibration import calibration_error
 from cbam.model import Model
 
 BATCH = 64
@@ -19,7 +20,7 @@ class Accuracy:
     photos: int
     top1: float
     top5: float
-    calibration_error: float  # expected calibration error, 15 equal bins
+    calibration_error: float  # of the softmax of the logits, before any temperature
 
 
 def tensors(model: Model, photos: Iterable[Image.Image]) -> Iterator[Tensor]:
@@ -46,23 +47,12 @@ def logits(batches: Iterable[Tensor], *networks: nn.Module) -> list[Tensor]:
 
 
 def accuracy(scores: Tensor, targets: Tensor) -> Accuracy:
-    """Logits (photos, classes) and true classes (photos,) -> shares.
-
-    Calibration: Guo et al. 2017, https://arxiv.org/abs/1706.04599, eq. 3.
-    """
+    """Logits (photos, classes) and true classes (photos,) -> shares."""
     order = scores.argsort(dim=1, descending=True)
     right = order == targets[:, None]
-    confidence = scores.softmax(dim=1).amax(dim=1)
-    bins = (confidence * 15).long().clamp(max=14)
-    error = 0.0
-    for which in range(15):
-        inside = bins == which
-        if inside.any():
-            gap = right[inside, 0].float().mean() - confidence[inside].mean()
-            error += float(inside.float().mean() * gap.abs())
     return Accuracy(
         photos=len(targets),
         top1=float(right[:, 0].float().mean()),
         top5=float(right[:, :5].any(dim=1).float().mean()),
-        calibration_error=error,
+        calibration_error=calibration_error(scores, targets),
     )

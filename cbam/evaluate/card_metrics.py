@@ -13,9 +13,17 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from cbam.data.labelled import Labelled, Unread, labelled_photos, nothing_read, opened
+from cbam.data.labelled import (
+    Labelled,
+    Unread,
+    labelled_photos,
+    nothing_read,
+    opened,
+    other_photos,
+)
 from cbam.errors import BadCard, BadData, UnknownName
 from cbam.evaluate.accuracy import accuracy, logits, tensors
+from cbam.evaluate.calibration import BINS, calibrate, tell_strangers
 from cbam.evaluate.gate_values import gate_values
 from cbam.evaluate.held_gates import WAYS, evenly, hold_kinds, hold_one_by_one
 from cbam.evaluate.localisation import BASELINE, Tally, check_boxes
@@ -36,16 +44,25 @@ class Measured:
     metrics: Metrics = field(default_factory=dict)
     per_photo: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     unread: list[Unread] = field(default_factory=list)  # photos that were left out
+    fitted: dict[str, Any] = field(default_factory=dict)  # fields of the card: "temperature" ...
 
 
 def measure_model(
-    model: Model, val: Path | None, boxed: Path | None, boxes: Path | None, runs: Path | None
+    model: Model,
+    val: Path | None,
+    boxed: Path | None,
+    boxes: Path | None,
+    runs: Path | None,
+    others: Path | None = None,
+    with_temperature: bool = False,
 ) -> Measured:
     """Accuracy on `val` and `boxed`, localisation on `boxed`, agreement with float32 weights.
 
-    What is not given is not measured. Photos that cannot be read are left out and named. A photo is
-    decoded once, also where `val` and `boxed` are the same. Raises BadCard if `runs` lacks the
-    model's float32 weights, BadData if there are photos without a box or none can be read.
+    `others`: photos of other things than the model's classes, which it should tell from those in
+    `val`. `with_temperature`: fit one on `val`. What is not given is not measured. Photos that
+    cannot be read are left out and named. A photo is decoded once, also where `val` and `boxed` are
+    the same. Raises BadCard if `runs` lacks the model's float32 weights, BadData if there are
+    photos without a box or none can be read.
     """
     measured = Measured()
     folders = model.card.class_folders
@@ -63,6 +80,13 @@ def measure_model(
         look = _Look(model, photos, tally if val == boxed else None, measured.unread)
         scores, *exact = look.logits(networks)
         _measure_val(measured, scores, exact, look.targets)
+        if with_temperature:
+            _fit_temperature(measured, scores, look.targets)
+        if others is not None:
+            (strange,) = _Look(model, other_photos(others), None, measured.unread).logits(
+                networks[:1]
+            )
+            _fit_threshold(measured, scores, strange)
         if tally is not None and val == boxed:
             _measure_boxed(measured, scores, look.targets, tally)
     if tally is not None and val != boxed:
@@ -199,6 +223,20 @@ def _measure_val(
     measured.per_photo["top1"] = (scores.argmax(1) == targets).float().numpy()
     if exact:
         measured.metrics["int8"] = _agreement(scores, exact[0], targets)
+
+
+def _fit_temperature(measured: Measured, scores: Tensor, targets: Tensor) -> None:
+    values = _rounded(asdict(calibrate(scores, targets)))
+    what = f"expected calibration error, {BINS} bins; after: with the other half's temperature"
+    measured.metrics["calibration"] = {**values, "what": what, "command": COMMAND + " --calibrate"}
+    measured.fitted["temperature"] = values["temperature"]
+
+
+def _fit_threshold(measured: Measured, scores: Tensor, strange: Tensor) -> None:
+    values = _rounded(asdict(tell_strangers(scores, strange)))
+    what = "flagged: largest logit below known_from; own photos by the other half's threshold"
+    measured.metrics["none_of_these"] = {**values, "what": what, "command": COMMAND + " --others"}
+    measured.fitted["known_from"] = values["known_from"]
 
 
 def _measure_boxed(measured: Measured, scores: Tensor, targets: Tensor, tally: Tally) -> None:

@@ -126,7 +126,7 @@ def _explanation(
     started = time.perf_counter()
     with torch.inference_mode():
         logits, head_maps = cut.run_head(outputs[cut.layer])
-        probabilities = logits[0].softmax(dim=0)
+        probabilities = model.card.probabilities(logits)[0]
         top = probabilities.topk(min(question.top_k, len(probabilities))).indices.tolist()
     words = _words(probabilities, model.card, question.top_k)
     if not asked.target and question.in_words and len(words[0].indices) > 1:
@@ -184,6 +184,8 @@ def _explanation(
         timing_ms={"trunk": trunk_ms, "head": head_ms},
         versus=tuple(prediction(which) for which in asked.versus),
         words=words,
+        classes=len(labels),
+        none_of_these=bool(model.card.none_of_these(logits)[0]),
     )
 
 

@@ -16,7 +16,10 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Prediction:
-    """A class or an everyday word, and how probable the model finds it (softmax)."""
+    """A class or an everyday word, and how probable the model finds it.
+
+    Probabilities are the softmax of the logits, divided by the card's temperature.
+    """
 
     index: int  # of a word: its most probable class
     label: str
@@ -130,6 +133,8 @@ class Explanation:
     timing_ms: dict[str, float]  # "trunk", "head"
     versus: tuple[Prediction, ...] = ()  # classes that the map contrasts the target with
     words: tuple[Prediction, ...] = ()  # the predictions in everyday words: "cat"
+    classes: int = 0  # number of classes that the model knows
+    none_of_these: bool = False  # the photo may show none of them
 
     @property
     def heatmap(self) -> Floats:
