@@ -19,7 +19,7 @@ models_app = typer.Typer(help="What models there are.", no_args_is_help=True, ri
 MEASURES = {
     "top-1": ("val", "top1"),
     "top-5": ("val", "top5"),
-    "calibration error": ("val", "calibration_error"),
+    "calibration error": ("calibration", "after"),
     "pointing game": ("boxed", "pointing_game"),
     "energy in box": ("boxed", "energy_in_box"),
     "box IoU": ("boxed", "box_iou"),
@@ -73,6 +73,39 @@ def list_gates(
         _print(*_held_gates(available()), markdown)
     else:
         _print(*_single_gates(find_card(name)), markdown)
+
+
+# Column title -> where the number stands on a card, and how it is written.
+TRUST = {
+    "temperature": ("calibration", "temperature", ".2f"),
+    "calibration error before": ("calibration", "before", ".1%"),
+    "after": ("calibration", "after", ".1%"),
+    "AUC, own photos against others": ("none_of_these", "auc", ".2f"),
+    "own photos flagged": ("none_of_these", "own_flagged", ".1%"),
+    "others flagged": ("none_of_these", "others_flagged", ".1%"),
+}
+
+
+@models_app.command("trust")
+def list_trust(
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="as docs/models.md shows it")
+    ] = False,
+) -> None:
+    """How far probabilities can be trusted, and how often photos of other things are noticed."""
+    rows = [
+        [
+            card.name,
+            *(
+                "not measured"
+                if (found := card.metrics.get(data, {}).get(name)) is None
+                else format(found, style)
+                for data, name, style in TRUST.values()
+            ),
+        ]
+        for card in available().values()
+    ]
+    _print(["model", *TRUST], rows, markdown)
 
 
 Rows = tuple[list[str], list[list[str]]]  # titles, and the rows below them
