@@ -9,6 +9,7 @@ import typer
 from app.cli.evaluate import evaluate
 from app.cli.explain import explain_command
 from app.cli.models import models_app
+from app.cli.paper import paper
 from app.cli.serve import serve
 from app.cli.shared import FAILED, INTERRUPTED, complain, say
 from app.cli.train import train
@@ -26,6 +27,7 @@ app.command("explain")(explain_command)
 app.add_typer(models_app, name="models")
 app.command()(train)
 app.command()(evaluate)
+app.command()(paper)
 
 
 @app.command()

@@ -33,6 +33,7 @@ class Backbone:
     title: str
     paper: str
     placement: str = ""  # where it has its attention
+    bottlenecks: bool = False  # made of these: `stride_in` makes a difference
 
 
 HE_2016 = "https://arxiv.org/abs/1512.03385"
@@ -47,12 +48,12 @@ AFTER_RELU = "behind each convolution's ReLU"
 BACKBONES: dict[str, Backbone] = {
     "resnet18": Backbone(resnet18, "ResNet-18", HE_2016, BEFORE_ADD),
     "resnet34": Backbone(resnet34, "ResNet-34", HE_2016, BEFORE_ADD),
-    "resnet50": Backbone(resnet50, "ResNet-50", HE_2016, BEFORE_ADD),
-    "resnet101": Backbone(resnet101, "ResNet-101", HE_2016, BEFORE_ADD),
+    "resnet50": Backbone(resnet50, "ResNet-50", HE_2016, BEFORE_ADD, True),
+    "resnet101": Backbone(resnet101, "ResNet-101", HE_2016, BEFORE_ADD, True),
     "wide_resnet18_x1.5": Backbone(wide_resnet18_x15, "WRN-18-x1.5", WIDE_2016, BEFORE_ADD),
     "wide_resnet18_x2.0": Backbone(wide_resnet18_x2, "WRN-18-x2.0", WIDE_2016, BEFORE_ADD),
-    "resnext50_32x4d": Backbone(resnext50, "ResNeXt-50", RESNEXT_2016, BEFORE_ADD),
-    "resnext101_32x4d": Backbone(resnext101, "ResNeXt-101", RESNEXT_2016, BEFORE_ADD),
+    "resnext50_32x4d": Backbone(resnext50, "ResNeXt-50", RESNEXT_2016, BEFORE_ADD, True),
+    "resnext101_32x4d": Backbone(resnext101, "ResNeXt-101", RESNEXT_2016, BEFORE_ADD, True),
     "mobilenet_x1.0": Backbone(mobilenet_x10, "MobileNet", MOBILENET_2017, AFTER_RELU),
     "mobilenet_x0.7": Backbone(mobilenet_x07, "MobileNet-x0.7", MOBILENET_2017, AFTER_RELU),
     "vgg16": Backbone(vgg16, "VGG-16", VGG_2014, AFTER_RELU),

@@ -1,0 +1,110 @@
+"""The paper's tables: what is printed, what is counted anew, and where the two part."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import cbam
+from app.cli.main import app
+from cbam import paper
+from cbam.errors import OptionClash
+from cbam.paper import PAPER, RELEASED, ROWS, Row, counted
+
+ROOT = Path(cbam.__file__).parent.parent
+SHOWN: dict[str, Any] = json.loads((ROOT / "static" / "paper.json").read_text(encoding="utf-8"))
+TABLES_4_AND_5 = [row for row in ROWS if row.table in (4, 5)]
+
+
+def test_tables_4_and_5_have_thirty_systems():
+    assert len(TABLES_4_AND_5) == 30
+    assert len({(row.backbone, row.attention) for row in TABLES_4_AND_5}) == 30
+
+
+@pytest.mark.parametrize("row", TABLES_4_AND_5, ids=lambda row: row.system)
+def test_every_cell_of_tables_4_and_5_agrees_to_the_last_printed_digit(row: Row):
+    found = counted(row, [PAPER])
+    assert f"{found.params / 1e6:.2f}" == row.params_m
+    assert f"{found.gmacs[PAPER]:.3f}" == row.gmacs
+    assert (found.params_agree, found.gmacs_agree) == (True, True)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.table} {row.system}")
+def test_the_pages_file_holds_what_is_counted(row: Row):
+    (shown,) = [
+        each for each in SHOWN["rows"] if (each["table"], each["system"]) == (row.table, row.system)
+    ]
+    found = counted(row, [PAPER])
+    assert shown["counted"]["params"] == found.params
+    assert shown["counted"]["gmacs"][PAPER] == round(found.gmacs[PAPER], 4)
+    assert shown["agrees"] == {"params": found.params_agree, "gmacs": found.gmacs_agree}
+    assert shown["printed"]["top1_error"] == row.top1_error
+
+
+def test_what_does_not_agree_is_named_and_nothing_else_is():
+    for row in ROWS:
+        found = counted(row, [PAPER])
+        assert (False in (found.params_agree, found.gmacs_agree)) == bool(row.note), row.system
+    notes = {row.system: row.note for row in ROWS}
+    assert "25.92M" in notes["+ AvgPool (SE)"]
+    assert "25,915,099" in notes["+ AvgPool (SE)"]
+    assert "3.869" in notes["+ channel, 1x1 conv, k=3"]
+
+
+def test_the_released_code_strides_in_the_3x3_and_costs_more():
+    (row,) = [row for row in ROWS if (row.table, row.system) == (4, "ResNet50 + CBAM")]
+    found = counted(row)
+    assert (round(found.gmacs[PAPER], 3), round(found.gmacs[RELEASED], 3)) == (3.864, 4.096)
+    (basic,) = [row for row in ROWS if (row.table, row.system) == (4, "ResNet18")]
+    assert counted(basic).gmacs[PAPER] == counted(basic).gmacs[RELEASED]
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rows: the command itself, without counting everything again."""
+    rows = [row for row in ROWS if row.backbone in ("resnet18",)][:1]
+    rows += [row for row in ROWS if row.table == 1][1:2]
+    monkeypatch.setattr(paper, "ROWS", tuple(rows))
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(app, ["paper", *arguments], catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.output
+
+
+def test_the_command_prints_tables_json_and_markdown(few: None):
+    assert "11.690M" in run()
+    said = json.loads(run("--json"))
+    assert said["rows"][0]["counted"]["gmacs"] == {"1x1": 1.8141, "3x3": 1.8141}
+    assert said["rows"][1]["agrees"] == {"params": False, "gmacs": False}
+    text = run("--markdown")
+    assert "| ResNet18 | 11.69M | 11.690M | 1.814 | 1.8141 |" in text
+    assert "28.088M *" in text
+    assert "**\\*** Table 1 prints" in text
+
+
+def test_the_command_writes_the_kind_of_file_that_it_is_asked_for(few: None, tmp_path: Path):
+    run("-o", str(tmp_path / "paper.json"))
+    assert json.loads((tmp_path / "paper.json").read_text())["size_px"] == 224
+    run("-o", str(tmp_path / "paper.md"))
+    assert (tmp_path / "paper.md").read_text().startswith("### Table 1")
+    with pytest.raises(OptionClash, match=r"neither \.json nor \.md"):
+        run("-o", str(tmp_path / "paper.txt"))
+
+
+def test_the_documentation_shows_the_same_rows():
+    text = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8")
+    for shown in SHOWN["rows"]:
+        counts = shown["counted"]
+        star = " *" if shown["agrees"]["params"] is False else ""
+        assert f"| {counts['params'] / 1e6:.3f}M{star} |" in text
+        (line,) = [
+            line
+            for line in text.partition(f"### Table {shown['table']}\n")[2].splitlines()
+            if line.startswith(f"| {shown['system']} |")
+        ][:1]
+        assert f"{counts['gmacs'][PAPER]:.4f}" in line
+        assert f"{counts['gmacs'][RELEASED]:.4f}" in line
