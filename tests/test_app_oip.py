@@ -334,7 +334,7 @@ def test_a_tensor_that_is_no_photo_is_refused(
         (b"{}", ("inputs",)),
         (b'{"inputs": []}', ("inputs",)),
         (json.dumps({"inputs": [PIXEL, PIXEL]}).encode(), ("inputs", "at most 1")),
-        (json.dumps({"inputs": [PIXEL], "parameters": {"traget": 1}}).encode(), ("traget",)),
+        (json.dumps({"inputs": [PIXEL], "parameters": {"target": {}}}).encode(), ("target",)),
         (json.dumps({"inputs": [PIXEL], "outputs": ["x"]}).encode(), ("outputs.0",)),
         (json.dumps({"inputs": [PIXEL], "outputs": [{"name": "x"}]}).encode(), ("'x'", "heatmap")),
         (json.dumps({"inputs": [{**PIXEL, "data": [float("nan")] * 3}]}).encode(), ("3 UINT8",)),

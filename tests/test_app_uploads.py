@@ -248,7 +248,7 @@ def test_a_limit_that_is_set_holds(serve: Callable[..., TestClient], jpeg: bytes
             ("image/jpeg", "multipart/form-data", "curl"),
             id="bare photo",
         ),
-        pytest.param({}, 415, ("no type", "multipart"), id="nothing at all"),
+        pytest.param({}, 415, ("no Content-Type", "multipart"), id="nothing at all"),
         pytest.param(
             {"content": b"x", "headers": {"Content-Type": "multipart/form-data"}},
             400,
@@ -266,7 +266,7 @@ def test_a_limit_that_is_set_holds(serve: Callable[..., TestClient], jpeg: bytes
         pytest.param(
             {"content": part(b"3" * 5000, b"top_k", None) + END, "headers": MULTIPART},
             400,
-            ("4KB",),
+            ("4 KiB", "top_k"),
             id="long field",
         ),
         pytest.param(
@@ -299,7 +299,7 @@ def test_a_form_that_breaks_off_is_refused(client: TestClient, jpeg: bytes) -> N
         assert answer.status_code in (400, 422)
 
 
-@pytest.mark.parametrize("bad", [b"\0", b"c\0", b"\r\n", "\u202e".encode(), b"%00", b"' OR 1=1"])
+@pytest.mark.parametrize("bad", [b"\0", b"c\0", b"c\r\nd", "\u202e".encode(), b"%00", b"' OR 1=1"])
 @pytest.mark.usefixtures("goes_on")
 def test_strange_characters_in_a_field_are_refused_as_any_unknown_value(
     client: TestClient, jpeg: bytes, bad: bytes

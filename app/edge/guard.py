@@ -47,7 +47,8 @@ def guards(request_id: str) -> dict[str, str]:
 
 class Guard:
     """ASGI middleware that adds the headers above and `X-Request-ID`, keeps results out of caches,
-    answers only trusted hosts, and handles the prefix under which a proxy serves the app.
+    answers only trusted hosts and HEAD wherever there is GET, and handles the prefix under which a
+    proxy serves the app.
 
     The headers in the scope's `state["headers"]` are sent with any answer, errors included.
     """
@@ -70,14 +71,20 @@ class Guard:
         path: str = scope["path"]
         started = False
 
+        head = scope.get("method") == "HEAD"
+
         async def guarded(message: Message) -> None:
             nonlocal started
             if message["type"] in ("http.response.start", "websocket.http.response.start"):
                 started = True
                 headers = MutableHeaders(scope=message)
                 headers.update({**guards(request_id), **extra})
+                if headers.get("allow") == "GET":
+                    headers["Allow"] = "GET, HEAD"
                 if "/static/" in path or "/swagger/" in path:
                     headers["Cache-Control"] = "no-cache"
+            if head and message["type"] == "http.response.body":
+                message = {**message, "body": b""}
             await send(message)
 
         async def refuse(status: int, detail: str) -> None:
@@ -91,12 +98,17 @@ class Guard:
             host = Headers(scope=scope).get("host", "")
             await refuse(400, f"This service is not known as '{host[:80]}'.")
             return
+        # HEAD is GET without the body (RFC 9110, section 9.3.2), so the routes only know GET.
+        inner = {**scope, "method": "GET"} if head else scope
         try:
-            await self.app(scope, receive, guarded)
+            await self.app(inner, receive, guarded)
         except asyncio.CancelledError:
             if not started:
                 await refuse(503, "The service is stopping and could not finish. Try again.")
             raise
+        finally:
+            if head:  # what routing found out is for metrics and log, too
+                scope.update({**inner, "method": "HEAD"})
 
     def _mount(self, scope: Scope) -> None:
         """Put the prefix where routing expects it, whether or not the proxy has removed it."""

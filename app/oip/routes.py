@@ -11,7 +11,8 @@ shape [1], which hold a JPEG, PNG or WebP file as base64 text, or RGB pixels [1,
 FP32 in [0, 1]. Its data may also follow the JSON as raw bytes; a file is then sent without base64.
 Answers are always JSON. Besides the two outputs above there are "labels" and every gate's map, such
 as "layer4.1.spatial"; a request that names none under "outputs" gets all of them. "parameters" are
-`target`, `method` and `layer`, as in /api/v1/explain.
+`target`, `method` and `layer`, as in /api/v1/explain; null counts as absent, and others, such as
+hints for other servers, are ignored.
 
     curl localhost:8000/v2/models/resnet50-cbam-imagenet/infer -d '{"inputs": [{"name":
         "image", "shape": [1], "datatype": "BYTES", "data": ["'$(base64 -w0 photo.jpg)'"]}]}'
@@ -100,6 +101,11 @@ async def infer(request: Request, name: str, version: str = "") -> Response:
     """One model's answer about one image."""
     model = _model(request, name, version)
     engine = engine_of(request)
+    kind = request.headers.get("content-type", "").lower()
+    if kind.startswith(("multipart/", "image/")):
+        raise HTTPException(
+            415, f"The body is '{kind[:80]}'. Send JSON; forms are for /api/v1/explain."
+        )
     body = await read_body(request, settings_of(request))
     asked, photo = await engine.in_picture_thread(
         protocol.parse, body, request.headers.get(protocol.JSON_LENGTH)

@@ -14,10 +14,11 @@ from typing import Annotated, Any
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from cbam.errors import CBAMLensError
 from cbam.explain.explanation import Explanation
+from cbam.explain.question import Options
 from cbam.images.formats import EITHER
 from cbam.model import Model
 
@@ -48,13 +49,26 @@ class Tensor(TensorInfo):
     data: list[Any]
 
 
-class InputParameters(BaseModel):
-    """What a request says about its tensor. Parameters for other servers are ignored."""
+class Asking(BaseModel):
+    """A part of a request. What is null or an empty text counts as absent; what is unknown, such
+    as hints for other servers, is ignored.
+    """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {name: value for name, value in values.items() if value is not None and value != ""}
+
+
+class InputParameters(Asking):
+    """What a request says about its tensor."""
 
     binary_data_size: Size | None = None  # bytes after the JSON; None: the data are in it
 
 
-class InputTensor(BaseModel):
+class InputTensor(Asking):
     """A tensor of a request."""
 
     name: str
@@ -64,24 +78,21 @@ class InputTensor(BaseModel):
     data: Any = None
 
 
-class OutputName(BaseModel):
+class OutputName(Asking):
     """One requested output."""
 
     name: str
 
 
-class Parameters(BaseModel):
+class Parameters(Asking):
     """What to explain, and how: the fields of /api/v1/explain."""
 
-    model_config = ConfigDict(extra="forbid")
-
     target: int | str | None = None
-    method: str = "gradcam"
-    layer: str | None = None
-    binary_data_output: bool = False  # Triton's clients send it; the answer is JSON anyway
+    method: str = Options.method
+    layer: str | list[str] | None = None  # several: a list, or with commas between
 
 
-class InferRequest(BaseModel):
+class InferRequest(Asking):
     """Body of /infer."""
 
     id: str | None = None

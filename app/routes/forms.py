@@ -10,7 +10,9 @@ from cbam.errors import OptionClash
 from cbam.explain.question import Options
 from cbam.images.formats import EITHER
 
-# In a form, an empty text means that none was given.
+# In a form, an empty text means that none was given; so does what JavaScript makes of null.
+NOTHING = ("", "null")
+LISTS = ("models", "layer")  # fields that may name several
 Text = Annotated[str, Field(max_length=200)]
 LayersText = Annotated[str, Field(max_length=500)]  # long enough to name all blocks of a ResNet-101
 
@@ -21,20 +23,31 @@ class Fields(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     models: list[str] = Field(
-        [], max_length=8, description="names of the models to ask; default: the default family"
+        [],
+        max_length=8,
+        description="names of models, repeated or with commas between; default: the default family",
     )
     family: Text = Field("", description="a family to ask, if no models are named")
 
     @classmethod
     def values(cls, upload: Upload) -> dict[str, Any]:
-        """The upload's fields as this model takes them: `models` and `layer` may be repeated."""
-        repeated: dict[str, Any] = {}
-        for name, values in upload.fields.items():
-            if name == "layer":
-                repeated[name] = ",".join(filter(None, values))
-            else:
-                repeated[name] = values if name == "models" else values[-1]
-        return repeated
+        """The upload's fields as this model takes them, the same for every one.
+
+        An empty field is an absent one. `models` and `layer` may be repeated and may have commas
+        between their names. Of other repeated fields the last counts.
+        """
+        values: dict[str, Any] = {}
+        for name, texts in upload.fields.items():
+            given = [text for each in texts if (text := each.strip()) not in NOTHING]
+            if name not in cls.model_fields:
+                values[name] = texts[-1]  # an error, even if it is empty
+            elif given:
+                values[name] = given[-1]
+                if name in LISTS:
+                    names = [part for each in given for text in each.split(",")
+                             if (part := text.strip()) not in NOTHING]  # fmt: skip
+                    values[name] = names if name == "models" else ",".join(names)
+        return values
 
     def wanted(self, default_family: list[str]) -> list[str]:
         """Names of the models to ask; none: the whole family."""

@@ -59,6 +59,7 @@ UNPACK = "Unpack it and send the photo itself."
 THE_FILE = "Send the photo's file itself."
 SOUND = "Send a photo."
 
+TEXT = Stranger("text", _is_text, THE_FILE)
 # The first that knows a file names it. Of a kind that we have come to read, the record stays
 # without effect: the decoder takes such files before anybody asks here.
 STRANGERS = (
@@ -180,7 +181,7 @@ STRANGERS = (
     Stranger("XML", _says(rb"<\?xml"), THE_FILE),
     Stranger("JSON", lambda head: _says(rb"[{\[]")(head) and _is_text(head), THE_FILE),
     Stranger("empty: nothing but zeros", lambda head: not head.strip(b"\0"), "Copy it again."),
-    Stranger("text", _is_text, THE_FILE),
+    TEXT,
 )
 # Endings of pictures that we do not read, so that a data set's reader can say so.
 PICTURE_SUFFIXES = tuple(suffix for kind in STRANGERS for suffix in kind.suffixes)
@@ -206,6 +207,11 @@ def stranger(data: bytes) -> Stranger | None:
     """What a file is, if we know it and do not read it."""
     head = data[:HEAD]
     return next((kind for kind in STRANGERS if kind.knows(head)), None)
+
+
+def is_plain_text(data: bytes) -> bool:
+    """Whether it is text and nothing more special, such as a name or an address."""
+    return stranger(data) is TEXT
 
 
 def unread(data: bytes) -> str:
