@@ -11,18 +11,22 @@ network = cbam.insert(torchvision.models.resnet50())  # the same function, with 
 from cbam.attention import ATTENTION
 from cbam.backbones import BACKBONES, build
 from cbam.cards.families import available
+from cbam.detector import Detector, detect, load
+from cbam.detectors import DETECTORS
 from cbam.explain.explanation import Explanation
 from cbam.explain.methods import METHODS
 from cbam.explain.question import Options
 from cbam.images.preprocess import Preprocess
-from cbam.model import Model, compare, load
+from cbam.model import Model, compare
 from cbam.trace.insert import insert
 from cbam.zoo.wrap import wrap
 
 __all__ = [
     "ATTENTION",
     "BACKBONES",
+    "DETECTORS",
     "METHODS",
+    "Detector",
     "Explanation",
     "Model",
     "Options",
@@ -30,6 +34,7 @@ __all__ = [
     "available",
     "build",
     "compare",
+    "detect",
     "insert",
     "load",
     "wrap",

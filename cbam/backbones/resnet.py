@@ -149,6 +149,7 @@ class ResNet(nn.Module):
     weights then see the same, on maps of more places. Raises UnknownName for another attention,
     placement, stem or place of the stride, OptionClash for basic blocks to be dilated.
     `block_names` lists its blocks, the first one first; an attention behind a stage is one, too.
+    `stage_channels` lists the channels of each stage's output.
     """
 
     def __init__(
@@ -233,16 +234,24 @@ class ResNet(nn.Module):
             for number, stage in enumerate(stages, start=1)
             for name, _ in stage.named_children()
         ]
+        self.stage_channels = [width * 2**stage * block.expansion for stage in range(4)]
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(inplanes, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, x: Tensor) -> Tensor:
+    def stages(self, x: Tensor) -> list[Tensor]:
+        """What each of the four stages puts out: (N, channels, h, w) each, the first one first."""
         x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
+        outputs: list[Tensor] = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = stage(x)
+            outputs.append(x)
+        return outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stages(x)[-1]
         logits: Tensor = self.fc(torch.flatten(self.avgpool(x), 1))
         return logits
 

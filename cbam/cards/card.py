@@ -7,12 +7,12 @@ fourth file, gates.safetensors, with the mean of every gate over many photos. It
 
 import hashlib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import tomli_w
@@ -228,12 +228,23 @@ def read_card(folder: Path) -> Card:
     return Card(**values, labels=tuple(labels), preprocess=preprocess, folder=folder)
 
 
-def weights_bytes(card: Card) -> bytes:
+class Stored(Protocol):
+    """A card's name, its folder and the sha256 of the weights in there."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def weights_sha256(self) -> str: ...
+
+
+def weights_bytes(card: Stored) -> bytes:
     """The stored weights, if they are those that the card names. Raises BadCard otherwise."""
     return _checked_bytes(card, "weights", card.weights_sha256)
 
 
-def _checked_bytes(card: Card, what: str, sha256: str) -> bytes:
+def _checked_bytes(card: Stored, what: str, sha256: str) -> bytes:
     """The file <what>.safetensors of the card's folder. Raises BadCard if it has another sha256."""
     path = card.folder / f"{what}.safetensors"
     try:
@@ -250,17 +261,29 @@ def _checked_bytes(card: Card, what: str, sha256: str) -> bytes:
     return data
 
 
+def stored_weights(card: Stored) -> dict[str, Tensor]:
+    """The stored weights as float32, by parameter.
+
+    Raises BadCard if they are missing, damaged, or not those that the card names.
+    """
+    data = weights_bytes(card)
+    try:
+        return widen(parse_safetensors(data))
+    except (RuntimeError, SafetensorError) as error:
+        raise BadCard(f"The weights of '{card.name}' do not fit its card: {error}") from error
+
+
 def load_network(card: Card) -> nn.Module:
     """The card's network with its trained weights, in eval mode, frozen.
 
     Raises BadCard if the weights are missing, are not those that the card names, or do not fit.
     """
-    data = weights_bytes(card)
+    weights = stored_weights(card)
     try:
         with torch.device("meta"):  # fresh weights would be drawn and thrown away
             network = card.network()
-        network.load_state_dict(widen(parse_safetensors(data)), assign=True)
-    except (CBAMLensError, RuntimeError, TypeError, SafetensorError) as error:
+        network.load_state_dict(weights, assign=True)
+    except (CBAMLensError, RuntimeError, TypeError) as error:
         raise BadCard(f"The weights of '{card.name}' do not fit its card: {error}") from error
     return network.eval().requires_grad_(False)
 
@@ -283,9 +306,7 @@ def write_card(
         for key, value in vars(card.preprocess).items()
     }
     if weights is not None:
-        data = to_safetensors(quantise(weights))
-        (card.folder / "weights.safetensors").write_bytes(data)
-        values["weights_sha256"] = hashlib.sha256(data).hexdigest()
+        values["weights_sha256"] = store_weights(card.folder, weights)
         values["gates_sha256"] = ""
     if gate_means is not None:
         means = {name: value.float().contiguous() for name, value in gate_means.items()}
@@ -294,10 +315,22 @@ def write_card(
         values["gates_sha256"] = hashlib.sha256(data).hexdigest()
     if not values["gates_sha256"]:
         del values["gates_sha256"]
+    write_texts(card.folder, values, card.labels)
+    return read_card(card.folder)
+
+
+def store_weights(folder: Path, weights: dict[str, Tensor]) -> str:
+    """Write weights into a model's folder as int8. Returns the file's sha256."""
+    data = to_safetensors(quantise(weights))
+    (folder / "weights.safetensors").write_bytes(data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def write_texts(folder: Path, values: Mapping[str, Any], labels: Sequence[str]) -> None:
+    """Write card.toml, without empty values, and labels.txt into a model's folder."""
     text = tomli_w.dumps(
         {key: value for key, value in values.items() if value not in ({}, (), None)}
     )
-    (card.folder / "card.toml").write_text(text, encoding="utf-8")
-    labels = "".join(f"{label}\n" for label in card.labels)
-    (card.folder / "labels.txt").write_text(labels, encoding="utf-8")
-    return read_card(card.folder)
+    (folder / "card.toml").write_text(text, encoding="utf-8")
+    lines = "".join(f"{label}\n" for label in labels)
+    (folder / "labels.txt").write_text(lines, encoding="utf-8")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cbam.attention import ATTENTION
 from cbam.cards.card import Card, read_card
+from cbam.cards.detector import DetectorCard, is_detector, read_detector_card
 
 
 def models_folder() -> Path:
@@ -23,12 +24,17 @@ def by_family(cards: Mapping[str, Card]) -> dict[str, list[str]]:
 
 
 def available(folder: Path | None = None) -> dict[str, Card]:
-    """All cards in a folder of models, by name: a family together, plain, SE, CBAM in this order.
+    """The cards of all classifiers in a folder of models, by name.
 
-    The family that knows the most classes comes first: it is everybody's default.
+    Each family is together: plain, SE, CBAM in this order. The family that knows the most classes
+    comes first: it is everybody's default.
     Raises BadCard if one of them cannot be used.
     """
-    found = [read_card(path.parent) for path in (folder or models_folder()).glob("*/card.toml")]
+    found = [
+        read_card(path.parent)
+        for path in (folder or models_folder()).glob("*/card.toml")
+        if not is_detector(path.parent)
+    ]
     order = {name: position for position, name in enumerate(ATTENTION)}
     classes = {card.family: len(card.labels) for card in found}
     found.sort(
@@ -39,4 +45,19 @@ def available(folder: Path | None = None) -> dict[str, Card]:
             card.name,
         )
     )
+    return {card.name: card for card in found}
+
+
+def detectors(folder: Path | None = None) -> dict[str, DetectorCard]:
+    """All detectors' cards in a folder of models, by name, in the order of `available`.
+
+    Raises BadCard if one of them cannot be used.
+    """
+    found = [
+        read_detector_card(path.parent)
+        for path in (folder or models_folder()).glob("*/card.toml")
+        if is_detector(path.parent)
+    ]
+    order = {name: position for position, name in enumerate(ATTENTION)}
+    found.sort(key=lambda card: (card.family, order[card.network.attention], card.name))
     return {card.name: card for card in found}

@@ -180,7 +180,7 @@ def _explanation(
         heatmaps=tuple(
             HeatMap(each.index, each.label, heat[position]) for position, each in enumerate(shown)
         ),
-        attention=_attention(gates, cut.places),
+        attention=gate_maps(gates, cut.places),
         timing_ms={"trunk": trunk_ms, "head": head_ms},
         versus=tuple(prediction(which) for which in asked.versus),
         words=words,
@@ -202,7 +202,7 @@ def _words(probabilities: Tensor, card: Card, count: int) -> tuple[Prediction, .
     return tuple(found)
 
 
-def _attention(
+def gate_maps(
     maps: Mapping[str, Tensor], places: Mapping[str, Place]
 ) -> tuple[BlockAttention, ...]:
     """One image's gate maps, block by block, in the network's order."""

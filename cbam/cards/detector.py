@@ -1,0 +1,202 @@
+"""Detectors' cards: a head's own weights, and the classifier whose network it stands on.
+
+A detector's folder looks like a classifier's, but its card.toml has a section `[detector]`, and
+weights.safetensors holds the head alone: the network comes from the classifier's own file.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from cbam.backbones import build
+from cbam.cards.card import (
+    Card,
+    read_card,
+    store_weights,
+    stored_weights,
+    write_texts,
+)
+from cbam.detectors import BODY, DETECTORS, FCOS
+from cbam.errors import BadCard, CBAMLensError
+from cbam.images.frame import Frame
+
+SECTION = "[detector]"
+
+
+class _Section(BaseModel):
+    """[detector] in card.toml, key by key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    options: dict[str, Any] = {}
+    classifier: str
+    classifier_sha256: str
+    backbone_options: dict[str, Any] = {}
+
+
+class _CardFile(BaseModel):
+    """card.toml, key by key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    family: str
+    family_title: str
+    licence: str
+    data: str
+    recipe: str
+    weights_sha256: str
+    storage: str
+    detector: _Section
+    frame: Frame
+    metrics: dict[str, dict[str, Any]] = {}
+
+
+@dataclass(frozen=True)
+class DetectorCard:
+    """What is known of a trained detector. What is on it was measured, or is absent."""
+
+    name: str
+    family: str
+    family_title: str
+    kind: str  # a name in DETECTORS
+    classifier: str  # the model whose network it stands on; its folder lies beside the detector's
+    classifier_sha256: str  # of that model's weights
+    labels: tuple[str, ...]  # class index -> name
+    frame: Frame
+    licence: str
+    data: str
+    recipe: str
+    weights_sha256: str
+    storage: str
+    options: dict[str, Any] = field(default_factory=dict)  # of the detector's constructor
+    backbone_options: dict[str, Any] = field(default_factory=dict)  # where the classifier's differ
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)  # by data set
+    folder: Path = Path()
+
+    @property
+    def network(self) -> Card:
+        """The classifier's card. Raises BadCard if it is not there, or not the one named here."""
+        card = read_card(self.folder.parent / self.classifier)
+        if card.weights_sha256 != self.classifier_sha256:
+            raise BadCard(
+                f"'{self.name}' stands on '{self.classifier}' with other weights: its card names "
+                f"sha256 {self.classifier_sha256[:16]}..., that model has "
+                f"{card.weights_sha256[:16]}..."
+            )
+        return card
+
+    @property
+    def title(self) -> str:
+        """What people call such a network: "FCOS on CBAM-ResNet-50"."""
+        return f"{DETECTORS[self.kind].title} on {self.network.title}"
+
+
+def is_detector(folder: Path) -> bool:
+    """Whether the model in a folder is a detector. False if its card cannot be read."""
+    try:
+        text = (folder / "card.toml").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
+    return any(line.strip() == SECTION for line in text.splitlines())
+
+
+def read_detector_card(folder: Path) -> DetectorCard:
+    """The card in a detector's folder. Raises BadCard with the reason."""
+    try:
+        text = (folder / "card.toml").read_text(encoding="utf-8")
+        values = _CardFile.model_validate(tomllib.loads(text)).model_dump()
+        labels = (folder / "labels.txt").read_text(encoding="utf-8").splitlines()
+        section = values.pop("detector")
+        if section["kind"] not in DETECTORS:
+            raise ValueError(f"no detector '{section['kind']}', known: {', '.join(DETECTORS)}")
+        frame = Frame(**values.pop("frame"))
+    except (OSError, tomllib.TOMLDecodeError, TypeError, ValueError) as error:
+        raise BadCard(f"The detector's card in {folder} cannot be used: {error}") from error
+    return DetectorCard(**values, **section, labels=tuple(labels), frame=frame, folder=folder)
+
+
+def frozen_network(classifier: Card, backbone_options: Mapping[str, Any]) -> nn.Module:
+    """A classifier's trained network, built with some other options; in eval mode, frozen.
+
+    Raises BadCard as `load_network` does.
+    """
+    weights = stored_weights(classifier)
+    try:
+        with torch.device("meta"):
+            network = build(
+                classifier.backbone,
+                attention=classifier.attention,
+                num_classes=len(classifier.labels),
+                attention_options=classifier.attention_options,
+                **{**classifier.backbone_options, **backbone_options},
+            )
+        network.load_state_dict(weights, assign=True)
+    except (CBAMLensError, RuntimeError, TypeError) as error:
+        raise BadCard(f"The weights of '{classifier.name}' do not fit: {error}") from error
+    return network.eval().requires_grad_(False)
+
+
+def load_detector(card: DetectorCard) -> FCOS:
+    """The detector's network with its trained weights, in eval mode, frozen. Raises BadCard."""
+    body = frozen_network(card.network, card.backbone_options)
+    weights = stored_weights(card)
+    try:
+        network = DETECTORS[card.kind].make(body, len(card.labels), **card.options)
+        found = network.load_state_dict(weights, strict=False)
+        missing = [name for name in found.missing_keys if not name.startswith(BODY)]
+        if missing or found.unexpected_keys:
+            wrong = ", ".join([*missing, *found.unexpected_keys][:3])
+            raise BadCard(f"The weights of '{card.name}' do not fit its card: {wrong}.")
+    except (RuntimeError, TypeError) as error:
+        raise BadCard(f"The weights of '{card.name}' do not fit its card: {error}") from error
+    network.eval().requires_grad_(False)
+    return network
+
+
+def head_weights(network: nn.Module) -> dict[str, Tensor]:
+    """What a detector's own file holds: everything but the frozen network."""
+    return {
+        name: value for name, value in network.state_dict().items() if not name.startswith(BODY)
+    }
+
+
+def write_detector_card(
+    card: DetectorCard, weights: dict[str, Tensor] | None = None
+) -> DetectorCard:
+    """Write a detector's folder: card.toml, labels.txt and, if given, the head's weights as int8.
+
+    Returns the card with the sha256 of the weights now stored.
+    """
+    card.folder.mkdir(parents=True, exist_ok=True)
+    sha256 = card.weights_sha256 if weights is None else store_weights(card.folder, weights)
+    frame = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in asdict(card.frame).items()
+    }
+    values: dict[str, Any] = {
+        **{
+            key: getattr(card, key)
+            for key in ("name", "family", "family_title", "licence", "data", "recipe")
+        },
+        "weights_sha256": sha256,
+        "storage": card.storage,
+        "detector": {
+            "kind": card.kind,
+            "classifier": card.classifier,
+            "classifier_sha256": card.classifier_sha256,
+            "options": card.options,
+            "backbone_options": card.backbone_options,
+        },
+        "frame": frame,
+        "metrics": card.metrics,
+    }
+    write_texts(card.folder, values, card.labels)
+    return read_detector_card(card.folder)

@@ -1,0 +1,112 @@
+"""A detector: a trained head on a classifier's trained network, ready to find and to explain."""
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from cbam.backends.choose import EAGER, accelerate
+from cbam.cards.detector import DetectorCard, is_detector, load_detector, read_detector_card
+from cbam.cards.families import models_folder
+from cbam.detectors import BODY, FCOS
+from cbam.explain.detection import Detected, DetectOptions, find
+from cbam.model import Model, open_photo
+from cbam.model import load as load_model
+from cbam.trace.cut import Cut, cut_at
+from cbam.trace.rewrite import Folded, share_weights
+
+DEFAULT = DetectOptions()
+
+
+class Detector:
+    """A detector with its card. Safe to share between threads: finding changes nothing on it.
+
+    `layers` are the blocks behind which its boxes can be explained: up to the last one of the last
+    stage but one, since the head looks at that stage, too.
+    """
+
+    def __init__(self, card: DetectorCard, network: FCOS) -> None:
+        self.card = card
+        network.eval().requires_grad_(False)
+        self.network = network.to(memory_format=torch.channels_last)
+        self.layers = [name.removeprefix(BODY) for name in network.cuttable]
+        self.parameters = sum(parameter.numel() for parameter in network.parameters())
+        self._folded: Folded = {}
+        self._cuts: dict[str, Cut] = {}
+        self._lock = threading.Lock()
+        self.cut(self.default_layer)
+        share_weights(self._folded)
+
+    @property
+    def name(self) -> str:
+        """The card's name."""
+        return self.card.name
+
+    @property
+    def default_layer(self) -> str:
+        """The block that is explained by default: the last of those that can be."""
+        return self.layers[-1]
+
+    def cut(self, layer: str) -> Cut:
+        """The network cut behind a block of `layers`; made once and kept."""
+        with self._lock:
+            if layer not in self._cuts:
+                cut = cut_at(self.network, BODY + layer)
+                self._cuts[layer], _ = accelerate(cut, EAGER, self.card.frame.size_px, self._folded)
+            return self._cuts[layer]
+
+    def detect(
+        self,
+        photo: str | Path | bytes | Image.Image,
+        score: float = DEFAULT.score,
+        maps: int = DEFAULT.maps,
+        box: tuple[float, float, float, float] | None = None,
+        of: str = DEFAULT.of,
+        method: str = DEFAULT.method,
+        layer: str | None = None,
+    ) -> Detected:
+        """Boxes on a photo (a path, a file's bytes or a PIL image), with heat maps of some.
+
+        `score`: least score of a box. `maps`: how many boxes, the surest ones, get a heat map; or
+        `box`, in pixels of the upright photo: the one that overlaps most with it. `of` is what a
+        map explains: "score", or how far the "left", "top", "right" or "bottom" side is away.
+        `method` is a name in BOX_METHODS, `layer` a block. Raises BadImage, UnknownName,
+        OptionClash.
+        """
+        options = DetectOptions(score, maps=maps, box=box, of=of, method=method, layer=layer)
+        return self.find(open_photo(photo), options)
+
+    def find(self, photo: Image.Image, options: DetectOptions = DEFAULT) -> Detected:
+        """The same for a photo that is upright RGB. Raises UnknownName, OptionClash."""
+        return find(self, photo, options)
+
+
+def detect(
+    models: Sequence[Detector],
+    photo: str | Path | bytes | Image.Image,
+    options: DetectOptions = DEFAULT,
+) -> list[Detected]:
+    """Ask several detectors about the same photo. Raises BadImage, UnknownName, OptionClash."""
+    opened = open_photo(photo)
+    return [find(model, opened, options) for model in models]
+
+
+def open_detector(card: DetectorCard) -> Detector:
+    """The detector of a card. Raises BadCard."""
+    return Detector(card, load_detector(card))
+
+
+# Any, since only the name says which of the two comes back.
+def load(name: str | Path, backend: str = EAGER) -> Model | Any:
+    """A bundled model by its name, or any by its card's folder: a Model, or a Detector.
+
+    `backend` is what runs a Model; a Detector runs in PyTorch. Raises UnknownName if there is none,
+    BadCard if its weights are not what the card says.
+    """
+    for folder in (Path(name), models_folder() / name):
+        if is_detector(folder):
+            return open_detector(read_detector_card(folder))
+    return load_model(name, backend)

@@ -1,0 +1,165 @@
+"""FCOS, a one-stage detector without anchor boxes, on the last two stages of a backbone.
+
+Tian, Shen, Chen, He, "FCOS: Fully Convolutional One-Stage Object Detection", ICCV 2019,
+https://arxiv.org/abs/1904.01355. The pyramid, the heads, the assignment of places to objects, the
+losses and the box coder are torchvision's; what is small here is their width.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.fcos import FCOS as TorchvisionFCOS
+from torchvision.models.detection.fcos import FCOSHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import FeaturePyramidNetwork, batched_nms, clip_boxes_to_image
+
+from cbam.backbones.resnet import ResNet
+
+BODY = "backbone.body."  # how the names of the backbone's modules begin in a detector
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a detector found in one image, the surest first."""
+
+    boxes: Tensor  # (n, 4): x0, y0, x1, y1 in pixels of the network's input
+    scores: Tensor  # (n,) in [0, 1]
+    labels: Tensor  # (n,): classes
+    places: Tensor  # (n,): which of the P places says so
+
+
+class Pyramid(nn.Module):
+    """Two maps of equal width from a backbone's last two stages: strides 16 and 32.
+
+    The coarser map is enlarged and added to the finer one: "Feature Pyramid Networks", Lin et al.
+    2017, https://arxiv.org/abs/1612.03144.
+    """
+
+    def __init__(self, body: ResNet, channels: int) -> None:
+        super().__init__()
+        self.body = body
+        self.out_channels = channels
+        self.neck = FeaturePyramidNetwork(
+            body.stage_channels[-2:], channels, norm_layer=partial(nn.GroupNorm, 32)
+        )
+
+    def merge(self, stages: Sequence[Tensor]) -> OrderedDict[str, Tensor]:
+        """The last two stages' outputs -> the pyramid's maps by name, the finer one first."""
+        named = OrderedDict((str(number), stage) for number, stage in enumerate(stages))
+        merged: OrderedDict[str, Tensor] = self.neck(named)
+        return merged
+
+    def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
+        return self.merge(self.body.stages(images)[-2:])
+
+
+class FCOS(TorchvisionFCOS):  # type: ignore[misc]
+    """Images (N, 3, H, W), sides multiples of 32 -> raw outputs at every place, as `forward` says.
+
+    `channels`: width of the pyramid and the heads, a multiple of 32; `convs`: 3x3 convolutions
+    before each head's last. `radius`: how far from an object's centre a place may answer for it, in
+    half strides. Objects whose farthest side is nearer than 64 px belong to the finer map.
+    `cuttable`: the blocks behind which the network can be cut in two.
+    """
+
+    def __init__(
+        self,
+        body: ResNet,
+        num_classes: int,
+        channels: int = 128,
+        convs: int = 2,
+        radius: float = 3.0,
+    ) -> None:
+        body.avgpool, body.fc = nn.Identity(), nn.Identity()  # type: ignore[assignment]
+        super().__init__(
+            Pyramid(body, channels),
+            num_classes,
+            # Half the strides, because torchvision gives each map distances of 4 to 8 sizes.
+            anchor_generator=AnchorGenerator(((8,), (16,)), ((1.0,), (1.0,))),
+            head=FCOSHead(channels, 1, num_classes, convs),
+            center_sampling_radius=radius,
+        )
+        # Distances are rectified: begun at 0, many would never learn.
+        nn.init.constant_(self.head.regression_head.bbox_reg.bias, 3.0)
+        self.block_names = [BODY + name for name in body.block_names]
+        # A path leads around those of the last stage: the head looks at the stage before it, too.
+        self.cuttable = self.block_names[: -len(body.layer4)]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """All outputs in one tensor: (N, P, classes + 4 + 1), which `parts` takes apart.
+
+        P places: those of the finer map row by row, then the coarser one's.
+        """
+        return torch.cat(self.outputs(self.backbone.body.stages(images)[-2:]), dim=2)
+
+    def outputs(self, stages: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Class logits (N, P, classes), distances to the sides (N, P, 4), centredness (N, P, 1).
+
+        `stages`: the outputs of the backbone's last two stages.
+        """
+        found = self.head(list(self.backbone.merge(stages).values()))
+        return found["cls_logits"], found["bbox_regression"], found["bbox_ctrness"]
+
+    def places(self, width: int, height: int, count: int = 1) -> tuple[list[Tensor], list[int]]:
+        """torchvision's anchors (P, 4) for each of `count` images, and each map's number of places.
+
+        An anchor's centre is the place, its side the unit of the place's distances.
+        """
+        grids = [(height // stride, width // stride) for stride in (16, 32)]
+        images = ImageList(torch.empty(count, 3, height, width), [(height, width)] * count)
+        anchors: list[Tensor] = self.anchor_generator(
+            images, [torch.empty(1, 1, *g) for g in grids]
+        )
+        return anchors, [rows * columns for rows, columns in grids]
+
+    def found(
+        self, output: Tensor, width: int, height: int, score: float, iou: float, limit: int
+    ) -> Found:
+        """What one image's output (P, classes + 5) says, with torchvision's coder and NMS.
+
+        A score is the geometric mean of class probability and centredness; lower ones than `score`
+        are left out. Of two boxes of one class that overlap by more than `iou` the surer one stays,
+        and of all boxes the `limit` surest. As torchvision's `postprocess_detections`, which does
+        not say which place a box comes from.
+        """
+        logits, distances, centredness = torch.tensor_split(output, (-5, -1), dim=1)
+        scores = (logits.sigmoid() * centredness.sigmoid()).sqrt()
+        places, labels = (scores > score).nonzero(as_tuple=True)
+        chosen = scores[places, labels]
+        (anchors,), _ = self.places(width, height)
+        boxes = self.box_coder.decode(distances[places], anchors[places])
+        boxes = clip_boxes_to_image(boxes, (height, width))
+        keep = batched_nms(boxes, chosen, labels, iou)[:limit]
+        return Found(boxes[keep], chosen[keep], labels[keep], places[keep])
+
+    def losses(
+        self,
+        outputs: tuple[Tensor, Tensor, Tensor],
+        targets: list[dict[str, Tensor]],
+        width: int,
+        height: int,
+        marked: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """torchvision's three losses, by name, for a batch of images of one size.
+
+        `targets`: "boxes" (n, 4) in pixels and "labels" (n,) of each image. `marked` (N, classes):
+        whether the objects of a class are marked in an image; where not, its logits have no loss.
+        """
+        logits, distances, centredness = outputs
+        if marked is not None:
+            # The focal loss of so low a logit without an object is 0, and so is its gradient.
+            logits = logits.masked_fill(~marked[:, None, :], -1e4)
+        anchors, per_map = self.places(width, height, len(logits))
+        head_outputs = {
+            "cls_logits": logits.float(),
+            "bbox_regression": distances.float(),
+            "bbox_ctrness": centredness.float(),
+        }
+        anchors = [each.to(logits.device) for each in anchors]
+        found: dict[str, Tensor] = self.compute_loss(targets, head_outputs, anchors, per_map)
+        return found

@@ -1,0 +1,359 @@
+"""Where a detector's boxes come from: heat maps of single boxes, and of single sides of them.
+
+As for classes, the network is cut in trunk and head, and only the head is differentiated: from the
+number that a place put out for this one box to the activation at the cut. No hook is set.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cbam import render
+from cbam.cards.detector import DetectorCard
+from cbam.detectors import BODY, FCOS
+from cbam.errors import OptionClash, UnknownName
+from cbam.explain.explainer import gate_maps
+from cbam.explain.explanation import BlockAttention, Floats
+from cbam.explain.formulas import gradcam
+from cbam.images.preprocess import Box
+from cbam.trace.cut import Cut
+
+BOXES_AT_ONCE = 8  # rows of one pass through the head
+OVERLAP = 0.5  # least IoU of two models' boxes around the same thing
+
+
+@dataclass(frozen=True)
+class BoxMethod:
+    """A formula for a box's heat map, and how to present it."""
+
+    title: str
+    paper: str
+    note: str  # one plain sentence: what the map means
+    run: Callable[[Tensor, Tensor], Tensor]  # activation, gradient: (n, C, h, w) -> (n, h, w)
+
+
+def hirescam(activation: Tensor, gradient: Tensor) -> Tensor:
+    """Activation times gradient cell by cell, what speaks for the number alone: (N, h, w).
+
+    HiRes-CAM, Draelos and Carin 2020, https://arxiv.org/abs/2011.08891. Of a box's score it is what
+    the released code of ODAM computes: Zhao and Chan, ICLR 2023, https://arxiv.org/abs/2304.06354.
+    """
+    return (activation * gradient).sum(dim=1).relu()
+
+
+def layercam(activation: Tensor, gradient: Tensor) -> Tensor:
+    """Activation times positive gradients cell by cell: (N, h, w).
+
+    Layer-CAM, Jiang et al. 2021, https://ieeexplore.ieee.org/document/9462463.
+    """
+    return (activation * gradient.relu()).sum(dim=1).relu()
+
+
+BOX_METHODS: dict[str, BoxMethod] = {
+    "hirescam": BoxMethod(
+        "HiRes-CAM",
+        "https://arxiv.org/abs/2304.06354",
+        "Activation times gradient cell by cell: the cells that raised this box's score (ODAM).",
+        hirescam,
+    ),
+    "layercam": BoxMethod(
+        "Layer-CAM",
+        "https://ieeexplore.ieee.org/document/9462463",
+        "Only positive gradients count, cell by cell.",
+        layercam,
+    ),
+    "gradcam": BoxMethod(
+        "Grad-CAM",
+        "https://arxiv.org/abs/1610.02391",
+        "One weight for a channel everywhere: it also lights up other things of the same kind, so "
+        "it does not tell one box from another.",
+        gradcam,
+    ),
+}
+
+SIDES = ("left", "top", "right", "bottom")
+OF = ("score", *SIDES)  # what can be explained: the class's logit, or how far a side is away
+
+
+@dataclass(frozen=True)
+class DetectOptions:
+    """What to find and to explain. The defaults are those of the API, the command and Python."""
+
+    score: float = 0.3  # least score of a box
+    iou: float = 0.5  # of two boxes of one class with more overlap, the surer one stays
+    limit: int = 20  # most boxes of a model
+    maps: int = 1  # heat maps: of so many boxes, the surest ones
+    box: tuple[float, float, float, float] | None = None  # or of the box that overlaps most with it
+    of: str = "score"  # a name in OF
+    method: str = "hirescam"  # a name in BOX_METHODS
+    layer: str | None = None  # a block; None: the last one of the last stage but one
+    attention: bool = True  # gate maps too
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One box: x0, y0, x1, y1 in pixels of the upright photo."""
+
+    box: tuple[float, float, float, float]
+    index: int
+    label: str
+    score: float  # geometric mean of the class's probability and the centredness
+
+
+@dataclass(frozen=True)
+class BoxMap:
+    """One box's heat map over the whole photo, and how much of it lies in the box.
+
+    Neither share means much alone. `energy_uniform` is the box's share of the photo: that of a map
+    which is the same everywhere. `energy_of_box` is that of a map which fills exactly the box's
+    cells: coarse cells cannot reach 1.
+    """
+
+    detection: int  # position in the list of boxes
+    map: Floats  # (h, w), raw; zero where nothing speaks for it
+    energy_in_box: float | None  # share of the map inside the box; None: the map is zero
+    energy_uniform: float
+    energy_of_box: float
+
+
+@dataclass(frozen=True)
+class Detected:
+    """One detector's answer about one photo."""
+
+    model: str
+    photo: Image.Image
+    detections: tuple[Detection, ...]  # the surest first
+    heatmaps: tuple[BoxMap, ...]
+    of: str
+    method: str
+    layer: str
+    attention: tuple[BlockAttention, ...]
+    timing_ms: dict[str, float]  # "trunk", "head"
+
+    def overlay(self, heatmap: BoxMap, opacity: float = 0.7) -> Image.Image:
+        """The photo with one of the heat maps on it; the same size as the photo."""
+        whole = Box(0, 0, *self.photo.size)
+        return render.overlay(self.photo, heatmap.map, whole, opacity)
+
+
+class Detecting(Protocol):
+    """What finding needs of a detector."""
+
+    @property
+    def card(self) -> DetectorCard: ...
+
+    @property
+    def network(self) -> FCOS: ...
+
+    def cut(self, layer: str) -> Cut:
+        """The network cut behind a block."""
+
+    @property
+    def layers(self) -> Sequence[str]: ...
+
+    @property
+    def default_layer(self) -> str: ...
+
+
+def check(models: Sequence[Detecting], options: DetectOptions) -> None:
+    """Raises UnknownName, OptionClash: what no model can answer."""
+    if options.method not in BOX_METHODS:
+        raise UnknownName.of("method for boxes", options.method, BOX_METHODS)
+    if options.of not in OF:
+        raise UnknownName.of("number of a box", options.of, OF)
+    for name, value in (("score", options.score), ("iou", options.iou)):
+        if not 0 <= value <= 1:
+            raise OptionClash(f"'{name}' is {value:g}; it has to lie between 0 and 1.")
+    for model in models:
+        if options.layer and options.layer not in model.layers:
+            known = model.layers
+            raise UnknownName.of(f"layer of '{model.card.name}'", options.layer, known)
+
+
+def find(model: Detecting, photo: Image.Image, options: DetectOptions) -> Detected:
+    """One detector's boxes on a photo (upright RGB), heat maps of some, and its gate maps.
+
+    Raises UnknownName, OptionClash.
+    """
+    check([model], options)
+    frame, labels = model.card.frame, model.card.labels
+    layer = options.layer or model.default_layer
+    cut = model.cut(layer)
+    image = frame(photo)[None].to(memory_format=torch.channels_last)
+    height, width = image.shape[2:]
+    started = time.perf_counter()
+    activation, maps = cut.run_trunk(image)
+    trunk_done = time.perf_counter()
+    with torch.inference_mode():
+        output, head_maps = cut.run_head(activation)
+        found = model.network.found(
+            output[0], width, height, options.score, options.iou, options.limit
+        )
+    boxes = (found.boxes / torch.tensor(frame.scales(*photo.size))).tolist()
+    detections = tuple(
+        Detection((box[0], box[1], box[2], box[3]), index, labels[index], score)
+        for box, index, score in zip(
+            boxes, found.labels.tolist(), found.scores.tolist(), strict=True
+        )
+    )
+    chosen = _chosen(detections, options)
+    columns = [_column(options.of, int(found.labels[which]), len(labels)) for which in chosen]
+    heat = box_maps(
+        cut,
+        activation,
+        [(int(found.places[which]), column) for which, column in zip(chosen, columns, strict=True)],
+        BOX_METHODS[options.method].run,
+    )
+    heatmaps = tuple(
+        box_map(which, each, detections[which].box, photo.size)
+        for which, each in zip(chosen, heat.numpy(), strict=True)
+    )
+    ended = time.perf_counter()
+    gates = {**maps, **head_maps} if options.attention else {}
+    return Detected(
+        model=model.card.name,
+        photo=photo,
+        detections=detections,
+        heatmaps=heatmaps,
+        of=options.of,
+        method=options.method,
+        layer=layer,
+        attention=tuple(
+            replace(each, block=each.block.removeprefix(BODY))
+            for each in gate_maps(gates, cut.places)
+        ),
+        timing_ms={
+            "trunk": (trunk_done - started) * 1000,
+            "head": (ended - trunk_done) * 1000,
+        },
+    )
+
+
+def box_maps(
+    cut: Cut,
+    activation: Tensor,
+    numbers: Sequence[tuple[int, int]],
+    formula: Callable[[Tensor, Tensor], Tensor] = hirescam,
+) -> Tensor:
+    """One image's activation (1, C, h, w) -> a raw map for each of `numbers`: (n, h, w).
+
+    A number is a place and a column of the detector's output. Several share a pass of the head.
+    """
+    maps = [torch.zeros(0, *activation.shape[2:])]
+    for first in range(0, len(numbers), BOXES_AT_ONCE):
+        some = numbers[first : first + BOXES_AT_ONCE]
+        # Not a view of one row: each box has its own gradient. And no inference tensor.
+        leaf = activation.expand(len(some), -1, -1, -1).clone().requires_grad_()
+        output, _ = cut.run_head(leaf)
+        rows = torch.arange(len(some))
+        places, columns = (torch.tensor(each) for each in zip(*some, strict=True))
+        (gradient,) = torch.autograd.grad(output[rows, places, columns].sum(), leaf)
+        maps.append(formula(leaf.detach(), gradient))
+    return torch.cat(maps)
+
+
+def box_map(
+    detection: int,
+    values: Floats,
+    box: tuple[float, float, float, float],
+    size: tuple[int, int],
+) -> BoxMap:
+    """A map with its share inside a box, and the two controls; `size` of the photo in pixels."""
+    width, height = size
+    rows, columns = values.shape
+    cells = np.outer(
+        _covered(box[1] / height * rows, box[3] / height * rows, rows),
+        _covered(box[0] / width * columns, box[2] / width * columns, columns),
+    ).astype(np.float32)
+    inside = _inside(box, size)
+    return BoxMap(
+        detection,
+        values,
+        _energy(values, inside),
+        float(inside.mean()),
+        _energy(cells, inside) or 0.0,
+    )
+
+
+def overlap(
+    one: tuple[float, float, float, float], other: tuple[float, float, float, float]
+) -> float:
+    """Intersection over union of two boxes, in [0, 1]."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    shared = max(0.0, width) * max(0.0, height)
+    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
+    return shared / (areas - shared) if areas > shared else 0.0
+
+
+def counterparts(mine: Detected, other: Detected) -> tuple[int | None, ...]:
+    """For each of `mine`'s boxes, the other model's box around the same thing, or None.
+
+    Of the same class, with an IoU of OVERLAP at least; the surest box chooses first, and each of
+    the other's boxes is taken once.
+    """
+    free = dict(enumerate(other.detections))
+    found: list[int | None] = []
+    for each in mine.detections:
+        able = {
+            number: overlap(each.box, theirs.box)
+            for number, theirs in free.items()
+            if theirs.index == each.index
+        }
+        best = max(able, key=lambda number: able[number], default=None)
+        if best is not None and able[best] < OVERLAP:
+            best = None
+        found.append(best)
+        if best is not None:
+            del free[best]
+    return tuple(found)
+
+
+def _chosen(detections: Sequence[Detection], options: DetectOptions) -> list[int]:
+    """Positions of the boxes to explain."""
+    if options.box is None:
+        return [*range(min(options.maps, len(detections)))]
+    given = options.box
+    shares = [overlap(each.box, given) for each in detections]
+    best = max(range(len(shares)), key=lambda which: shares[which], default=None)
+    return [best] if best is not None and shares[best] >= OVERLAP else []
+
+
+def _column(of: str, label: int, classes: int) -> int:
+    """Where a number stands in the detector's output."""
+    return label if of == "score" else classes + SIDES.index(of)
+
+
+def _covered(start: float, end: float, count: int) -> Floats:
+    """How much of each of `count` unit cells lies between `start` and `end`: (count,)."""
+    at = np.arange(count, dtype=np.float32)
+    shares: Floats = np.clip(np.minimum(at + 1, end) - np.maximum(at, start), 0, 1)
+    return shares.astype(np.float32)
+
+
+SIDE_PX = 224  # of the picture on which energy is measured: finer than any map
+
+
+def _inside(box: tuple[float, float, float, float], size: tuple[int, int]) -> Floats:
+    """How much of each pixel of a SIDE_PX picture of the photo lies in the box."""
+    width, height = (side / SIDE_PX for side in size)
+    return np.outer(
+        _covered(box[1] / height, box[3] / height, SIDE_PX),
+        _covered(box[0] / width, box[2] / width, SIDE_PX),
+    ).astype(np.float32)
+
+
+def _energy(values: Floats, inside: Floats) -> float | None:
+    """The share of the enlarged map that lies inside; None if the map is zero."""
+    large = render.enlarged(values, SIDE_PX, SIDE_PX)
+    total = float(large.sum())
+    if not math.isfinite(total) or total <= 0:
+        return None
+    return float((large * inside).sum() / total)
