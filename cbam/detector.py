@@ -99,6 +99,15 @@ def open_detector(card: DetectorCard) -> Detector:
     return Detector(card, load_detector(card))
 
 
+def find_detector(name: str | Path) -> DetectorCard | None:
+    """The card of a bundled detector by its name, or of any by its card's folder; else None.
+
+    Raises BadCard if it cannot be used.
+    """
+    folders = [Path(name)] if (Path(name) / "card.toml").is_file() else [models_folder() / name]
+    return next((read_detector_card(each) for each in folders if is_detector(each)), None)
+
+
 # Any, since only the name says which of the two comes back.
 def load(name: str | Path, backend: str = EAGER) -> Model | Any:
     """A bundled model by its name, or any by its card's folder: a Model, or a Detector.
@@ -106,7 +115,6 @@ def load(name: str | Path, backend: str = EAGER) -> Model | Any:
     `backend` is what runs a Model; a Detector runs in PyTorch. Raises UnknownName if there is none,
     BadCard if its weights are not what the card says.
     """
-    for folder in (Path(name), models_folder() / name):
-        if is_detector(folder):
-            return open_detector(read_detector_card(folder))
+    if isinstance(name, (str, Path)) and (card := find_detector(name)):
+        return open_detector(card)
     return load_model(name, backend)

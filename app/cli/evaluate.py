@@ -8,9 +8,11 @@ from typing import Annotated, Optional
 import typer
 from torch import Tensor
 
+from app.cli.detectors import evaluate_detectors
 from app.cli.shared import SOME_UNREAD, check_folder, note, report_unread, show_table
 from cbam.cards.card import write_card
 from cbam.data.labelled import Unread
+from cbam.detector import find_detector
 from cbam.errors import MissingFile, OptionClash
 from cbam.evaluate.card_metrics import (
     GATES,
@@ -88,8 +90,12 @@ def evaluate(
     --calibrate fits a temperature on --val, and --others a threshold that tells photos of other
     things from those in --val; both are judged on photos that they were not fitted on.
     Models that know the same classes are also compared photo by photo. Photos that cannot be read
-    are left out and listed at the end; the exit status is then 4.
+    are left out and listed at the end; the exit status is then 4. Detectors are measured apart, on
+    --boxed: a parquet file with boxes.csv beside it or as --boxes.
     """
+    if any(find_detector(name) for name in names):
+        evaluate_detectors(names, boxed, boxes, write)
+        return
     if val is None and (calibrate or others):
         raise OptionClash("--calibrate and --others need --val: photos of the models' own classes.")
     if val is None and boxed is None and gates is None and hold is None:

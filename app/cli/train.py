@@ -6,8 +6,10 @@ from typing import Annotated, Optional
 
 import typer
 
+from app.cli.detectors import train_detectors
 from app.cli.shared import SOME_UNREAD, check_folder, report_unread, say
 from cbam.errors import MissingFile, NotAvailable, UnknownName
+from cbam.training.detector_recipe import is_detector_recipe
 
 
 def train(
@@ -34,6 +36,9 @@ def train(
 
     Photos that cannot be read are left out and listed; the exit status is then 4.
     """
+    if is_detector_recipe(recipe):
+        train_detectors(recipe, data, attention, runs, models)
+        return
     try:
         from cbam.training.loop import train as train_one
     except ImportError as error:

@@ -1,0 +1,73 @@
+"""What `train` and `evaluate` do with detectors."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from app.cli.shared import check_folder, note, say, show_table
+from cbam.cards.detector import DetectorCard, write_detector_card
+from cbam.data.boxed import boxed_photos
+from cbam.detector import find_detector, open_detector
+from cbam.errors import OptionClash
+from cbam.evaluate.detection import Measured, against, measure_detector
+
+
+def train_detectors(
+    recipe: Path, data: Path, attention: list[str] | None, runs: Path, models: Path
+) -> None:
+    """Train a family of detectors; `data` is a parquet file with boxes.csv beside it."""
+    from cbam.training.detection import classifier_of, train_detector, write_detector
+    from cbam.training.detector_recipe import read_detector_recipe
+
+    plan = read_detector_recipe(recipe)
+    members = attention or [*plan.classifiers]
+    backbones = {each: classifier_of(plan, each, models).backbone for each in members}
+    photos = boxed_photos(data, plan.labels, partly=plan.partly)
+    for folder in (runs, models):
+        check_folder(folder, create=True)
+    for member in members:
+        run = runs / plan.model_name(backbones[member], member)
+        trained = train_detector(plan, member, photos, models, run, say=note)
+        card = write_detector(plan, member, trained.weights, models, recipe.name)
+        say(f"wrote {card.folder}")
+
+
+def evaluate_detectors(
+    names: list[str], boxed: Path | None, boxes: Path | None, write: bool
+) -> None:
+    """Measure detectors of one family on the same photos; on the cards with `write`."""
+    found = {name: find_detector(name) for name in names}
+    if wrong := [name for name, card in found.items() if card is None]:
+        raise OptionClash(f"Measure detectors apart from classifiers: {', '.join(wrong)}.")
+    cards: list[DetectorCard] = [card for card in found.values() if card]
+    if boxed is None:
+        raise OptionClash("Detectors are measured on --boxed: name a parquet file of photos.")
+    if any(card.labels != cards[0].labels for card in cards):
+        raise OptionClash("These detectors know different classes. Measure one family at a time.")
+    photos = boxed_photos(boxed, cards[0].labels, boxes)
+    if write:
+        for card in cards:
+            check_folder(card.folder)
+    rows: dict[str, dict[str, str]] = {}
+    done: dict[str, Measured] = {}  # by attention
+    for card in cards:
+        measured = measure_detector(open_detector(card), photos)
+        metrics = {**measured.metrics, **against(measured, done)}
+        done[card.network.attention] = measured
+        for data_set, values in metrics.items():
+            for measure, value in values.items():
+                if measure not in ("command", "what"):
+                    rows.setdefault(f"{data_set} {measure}", {})[card.name] = _shown(value)
+        if write:
+            write_detector_card(replace(card, metrics={**card.metrics, **metrics}))
+    names = [card.name for card in cards]
+    show_table(
+        ("measure", *names),
+        [(title, *(cells.get(name, "") for name in names)) for title, cells in rows.items()],
+    )
+
+
+def _shown(value: object) -> str:
+    """A measure in a cell of the table."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {each}" for name, each in value.items())
+    return str(value)
