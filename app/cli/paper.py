@@ -5,11 +5,9 @@ from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
-from app.cli.shared import console
-from cbam.errors import OptionClash
+from app.cli.shared import note, say, show_table, show_text
+from cbam.errors import CannotWrite, OptionClash
 
 
 def paper(
@@ -40,22 +38,24 @@ def paper(
         _print()
         return
     if output is None:
-        print(text, end="")  # noqa: T201
-    else:
+        show_text(text)
+        return
+    try:
         output.write_text(text, encoding="utf-8")
-        console.print(f"wrote {output}")
+    except OSError as error:
+        raise CannotWrite(f"{output} cannot be written: {error.strerror}.") from error
+    note(f"wrote {output}")
 
 
 def _print() -> None:
     from cbam import paper as tables
 
     titles = ("table", "system", "params", "counted", "GFLOPs", "counted", "3x3", "top-1", "top-5")
-    table = Table(*titles, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.columns[1].no_wrap = True
-    for row in tables.ROWS:
-        table.add_row(str(row.table), row.system, *tables.cells(tables.counted(row)))
-    console.print(table)
-    for note in dict.fromkeys(row.note for row in tables.ROWS if row.note):
-        console.print(f"* {note}", highlight=False)
+    show_table(
+        titles,
+        [(row.table, row.system, *tables.cells(tables.counted(row))) for row in tables.ROWS],
+    )
+    for remark in dict.fromkeys(row.note for row in tables.ROWS if row.note):
+        say(f"* {remark}")
     for where, said in tables.CONVENTIONS.items():
-        console.print(f"stride in {where}: {said}", highlight=False)
+        say(f"stride in {where}: {said}")

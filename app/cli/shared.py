@@ -96,6 +96,11 @@ def show_json(text: str) -> None:
     _write(sys.stdout, text + "\n")
 
 
+def show_text(text: str) -> None:
+    """A file's worth of our own text, such as Markdown, on stdout."""
+    _write(sys.stdout, text)
+
+
 def _in_json(character: str) -> str:
     r"""The character, or `\u00e9` where it is hidden or the output cannot take it."""
     if not _HIDDEN.match(character):
