@@ -9,7 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
+from app.cli import models
+from app.cli.main import app
+from cbam.cards.card import Card, read_card
 from cbam.data.labelled import labelled_photos
 from cbam.errors import BadCard, BadData, MissingFile, UnknownName
 from cbam.evaluate.accuracy import accuracy
@@ -211,3 +215,20 @@ def test_models_are_compared_on_the_same_photos(photos: Path, tiny_model: Model)
     for name in ("top1", "pointing_game", "energy_in_box", "box_iou"):
         assert found["against_none"][name] == [0, 0, 0]
     assert against(measured, {}) == {}
+
+
+def test_several_sets_of_boxed_photos_stand_on_one_card(
+    photos: Path, tiny_card: Card, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["evaluate", str(tiny_card.folder), "--write", "--boxed", str(photos / "boxed")]
+    command += ["--boxes", str(photos / "boxes.csv")]
+    for more in ([], ["--data", "zoo"]):
+        result = CliRunner().invoke(app, [*command, *more])
+        assert result.exit_code == 0, result.output
+    metrics = read_card(tiny_card.folder).metrics
+    assert metrics["boxed"] == metrics["boxed_zoo"]
+    assert metrics["boxed_against_baseline"] == metrics["boxed_against_baseline_zoo"]
+    monkeypatch.setattr(models, "available", lambda: {"tiny": read_card(tiny_card.folder)})
+    shown = CliRunner().invoke(app, ["models", "boxes", "--markdown"]).stdout.splitlines()
+    assert [line.split(" | ")[1] for line in shown[2:]] == ["validation", "zoo"]
+    assert f"{metrics['boxed']['box_iou']:.1%}" in shown[2]

@@ -15,15 +15,17 @@ from cbam.model import find_card, load
 
 models_app = typer.Typer(help="What models there are.", no_args_is_help=True, rich_markup_mode=None)
 
+BOXED = "boxed"  # how a card's numbers from photos with boxes begin
 # Column title -> where the number stands on a card.
 MEASURES = {
     "top-1": ("val", "top1"),
     "top-5": ("val", "top5"),
     "calibration error": ("calibration", "after"),
-    "pointing game": ("boxed", "pointing_game"),
-    "energy in box": ("boxed", "energy_in_box"),
-    "box IoU": ("boxed", "box_iou"),
+    "pointing game": (BOXED, "pointing_game"),
+    "energy in box": (BOXED, "energy_in_box"),
+    "box IoU": (BOXED, "box_iou"),
 }
+LOCATED = {name: title for title, (data, name) in MEASURES.items() if data == BOXED}
 
 
 @models_app.command("list")
@@ -52,6 +54,24 @@ def _print(titles: list[str], rows: list[list[str]], markdown: bool) -> None:
             say("| " + " | ".join(row) + " |")
         return
     show_table(titles, rows)
+
+
+@models_app.command("boxes")
+def list_boxes(
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="as docs/models.md shows it")
+    ] = False,
+) -> None:
+    """Where heat maps point, and by how much that is better than a baseline that sees no photo."""
+    rows: list[list[str]] = []
+    for card in available().values():
+        for key, values in card.metrics.items():
+            against = card.metrics.get(key.replace(BOXED, f"{BOXED}_against_baseline", 1))
+            if key.startswith(BOXED) and against is not None:
+                data = key.removeprefix(BOXED).strip("_") or "validation"
+                cells = [f"{values[name]:.1%}: {_change(against[name])}" for name in LOCATED]
+                rows.append([card.name, data, f"{values['photos']:,}", *cells])
+    _print(["model", "data", "photos", *LOCATED.values()], rows, markdown)
 
 
 # What was done to the gates -> its heading.
