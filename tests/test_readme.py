@@ -35,6 +35,16 @@ def test_the_table_of_models_is_what_the_command_prints() -> None:
     assert printed in DOCS["models"]
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["gates", "gates resnet18-cbam-tiny-imagenet", "gates resnet50-cbam-imagenet", "boxes"],
+)
+def test_the_tables_of_gates_and_boxes_are_what_the_command_prints(command: str) -> None:
+    printed = CliRunner().invoke(app, ["models", *command.split(), "--markdown"]).stdout
+    assert printed.count("\n") > 3
+    assert printed in DOCS["models"]
+
+
 def test_the_speeds_are_all_those_with_a_target_that_the_benchmark_wrote() -> None:
     results = (ROOT / "benchmarks" / "results.md").read_text(encoding="utf-8").splitlines()
     judged = [line for line in results if "| met |" in line or "| missed |" in line]

@@ -11,6 +11,7 @@ from app.cli.shared import say, show_json, show_table
 from cbam.cards.card import Card
 from cbam.cards.families import available, by_family
 from cbam.errors import UnknownName
+from cbam.evaluate.held_gates import SINGLE_WAYS
 from cbam.model import find_card, load
 
 models_app = typer.Typer(help="What models there are.", no_args_is_help=True, rich_markup_mode=None)
@@ -145,7 +146,7 @@ def _held_gates(cards: Mapping[str, Card]) -> Rows:
 
 
 def _single_gates(card: Card) -> Rows:
-    """A row for each gate of a model."""
+    """A row for each gate of a model; without changes of accuracy if they were not measured."""
     rows: list[list[str]] = []
     held = card.metrics.get("gates_one_by_one", {})
     for gate, values in card.metrics.get("gate_values", {}).items():
@@ -154,10 +155,11 @@ def _single_gates(card: Card) -> Rows:
         spread = [f"{values[key]:.3f}" for key in ("mean", "over_photos", "within_photo")]
         shares = [f"{values[key]:.0%}" for key in ("saturated", "dead")]
         box = [f"{values[key]:.2f}" if key in values else "" for key in ("inside_box", "centre")]
-        changes = [_change(held.get(gate, {}).get(way)) for way in ("mean", "open")]
+        changes = [_change(held[gate].get(way)) for way in SINGLE_WAYS] if gate in held else []
         rows.append([gate, *spread, *shares, *box, *changes])
     titles = ["gate", "mean", "over photos", "within a photo", "saturated", "dead"]
-    return [*titles, "inside boxes", "centre", "at its mean", "open"], rows
+    changes = ["at its mean", "open"] if held else []
+    return [*titles, "inside boxes", "centre", *changes], rows
 
 
 def _change(triple: Sequence[float] | None) -> str:
