@@ -244,7 +244,7 @@ def test_the_list_lies_under_its_field_and_within_the_page(visit: Visit, width: 
 
 
 def test_without_javascript_the_server_resolves_the_text(visit: Visit) -> None:
-    page = visit("/?photo=tabby.jpg", java_script_enabled=False)
+    page = visit("/?photo=tabby.jpg", allowed="422", java_script_enabled=False)
     box = page.get_by_label("Look for another class")
     box.fill("polar BEAR")
     box.press("Enter")

@@ -20,7 +20,7 @@ from cbam.evaluate.calibration import (
     tell_strangers,
     temperature,
 )
-from cbam.evaluate.card_metrics import measure_model
+from cbam.evaluate.card_metrics import Measured, _fit_threshold, measure_model
 from cbam.explain.explanation import Prediction
 from cbam.explain.verdict import Verdict, counted, either, verdict_on
 from cbam.model import Model
@@ -145,14 +145,20 @@ def test_what_was_fitted_goes_on_the_card(photos: Path, tiny_model: Model) -> No
     calibration, strangers = (found.metrics[name] for name in ("calibration", "none_of_these"))
     assert calibration["before"] == found.metrics["val"]["calibration_error"]
     assert (strangers["photos"], strangers["other_photos"]) == (12, 4)
-    assert found.fitted == {
-        "temperature": calibration["temperature"],
-        "known_from": strangers["known_from"],
-    }
+    assert found.fitted["temperature"] == calibration["temperature"]
     assert calibration["command"]
     assert strangers["command"]
     with pytest.raises(MissingFile, match="No photos in"):
         other_photos(photos / "nothing")
+
+
+@pytest.mark.parametrize(("lower", "useful"), [(0.0, False), (3.0, True)])
+def test_a_threshold_that_tells_nothing_is_not_put_on_the_card(lower: float, useful: bool) -> None:
+    own = torch.randn(400, 5, generator=torch.Generator().manual_seed(0))
+    measured = Measured()
+    _fit_threshold(measured, own, own - lower)
+    assert measured.metrics["none_of_these"]["other_photos"] == 400
+    assert (measured.fitted["known_from"] is not None) == useful
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,8 @@ def _with_names(document: dict[str, Any], top_k_max: int) -> dict[str, Any]:
     """The document, with the names that this installation has."""
     for item in document["paths"].values():
         for operation in item.values():
+            for parameter in operation.get("parameters", ()):
+                parameter["schema"] |= ENUMS.get(parameter["name"], {})
             content = operation.get("requestBody", {}).get("content", {})
             for media in content.values():
                 properties = media["schema"].get("properties", {})

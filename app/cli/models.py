@@ -21,7 +21,7 @@ BOXED = "boxed"  # how a card's numbers from photos with boxes begin
 MEASURES = {
     "top-1": ("val", "top1"),
     "top-5": ("val", "top5"),
-    "calibration error": ("calibration", "after"),
+    "calibration error": ("val", "calibration_error"),
     "pointing game": (BOXED, "pointing_game"),
     "energy in box": (BOXED, "energy_in_box"),
     "box IoU": (BOXED, "box_iou"),

@@ -41,7 +41,7 @@ class Map(BaseModel):
 
 
 class Prediction(BaseModel):
-    """A class and the model's softmax probability for it."""
+    """A class and its probability: the softmax of the logits divided by the card's temperature."""
 
     index: int
     label: str
@@ -225,6 +225,10 @@ class ModelInfo(BaseModel):
     backbone: str
     params: int
     classes: list[str]
+    temperature: float = Field(description="divides the logits before the softmax")
+    known_from: float | None = Field(
+        description="a smaller largest logit means `none_of_these`; null: not measured"
+    )
     input_size: int
     backend: str = Field(description="the back end that runs the network up to its last block")
     precision: str = Field(
@@ -428,6 +432,8 @@ def model_info(model: Model) -> ModelInfo:
         backbone=card.backbone,
         params=model.parameters,
         classes=list(card.labels),
+        temperature=card.temperature,
+        known_from=card.known_from,
         input_size=card.preprocess.size_px,
         backend=model.backend,
         precision=BACKENDS[model.backend].title,

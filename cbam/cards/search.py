@@ -62,7 +62,7 @@ def entries(
         return Entry(found, names, tuple(plain(name) for name in names))
 
     found = [entry(Found(word, word, at), word) for word, at in several.items()]
-    for index, (label, folder) in enumerate(zip(labels, folders, strict=True)):
+    for index, (label, folder) in enumerate(zip(labels, folders, strict=False)):
         sure = (name for name in (label, folder) if classes(name) == (index,))
         others = tuple(name for name in synonyms().get(folder, ()) if plain(name) != plain(label))
         own = Found(next(sure, str(index)), label, (index,), folder, others)

@@ -23,7 +23,7 @@ from cbam.data.labelled import (
 )
 from cbam.errors import BadCard, BadData, UnknownName
 from cbam.evaluate.accuracy import accuracy, logits, tensors
-from cbam.evaluate.calibration import BINS, calibrate, tell_strangers
+from cbam.evaluate.calibration import BINS, OWN_FLAGGED, calibrate, tell_strangers
 from cbam.evaluate.gate_values import gate_values
 from cbam.evaluate.held_gates import WAYS, evenly, hold_kinds, hold_one_by_one
 from cbam.evaluate.localisation import BASELINE, Tally, check_boxes
@@ -35,6 +35,7 @@ COMMAND = "cbam-lens evaluate"
 DIFFERENCE = "mean difference, and its 95 % paired bootstrap interval"
 # What is measured of gates: their values, accuracy with all of a kind held, with each alone held.
 GATES = GATE_VALUES, HELD, ONE_BY_ONE = "gate_values", "gates", "gates_one_by_one"
+USEFUL = 2  # a card gets a threshold that flags other things so many times as often as its own
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,7 +237,9 @@ def _fit_threshold(measured: Measured, scores: Tensor, strange: Tensor) -> None:
     values = _rounded(asdict(tell_strangers(scores, strange)))
     what = "flagged: largest logit below known_from; own photos by the other half's threshold"
     measured.metrics["none_of_these"] = {**values, "what": what, "command": COMMAND + " --others"}
-    measured.fitted["known_from"] = values["known_from"]
+    # A warning that other things get hardly more often than the model's own says nothing.
+    tells = values["others_flagged"] >= USEFUL * OWN_FLAGGED
+    measured.fitted["known_from"] = values["known_from"] if tells else None
 
 
 def _measure_boxed(measured: Measured, scores: Tensor, targets: Tensor, tally: Tally) -> None:

@@ -25,7 +25,10 @@ class ClassLogit:
 
 @dataclass(frozen=True)
 class AnyOf:
-    """The log of the summed probability of several classes: logits (N, classes) -> (N,)."""
+    """The log of the summed probability of several classes: logits (N, classes) -> (N,).
+
+    Of the plain softmax: maps are of the logits, so a card's temperature is not in them.
+    """
 
     indices: tuple[int, ...]
 

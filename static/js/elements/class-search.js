@@ -1,5 +1,5 @@
 // @ts-check
-// <class-search data-url="/api/v1/classes?family=imagenet" data-label="Classes">
+// <class-search data-url="…/classes?family=imagenet" data-label="Classes">
 //   <label for="a">…</label> <input id="a" name="target">
 // </class-search>
 //
