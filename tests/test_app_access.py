@@ -30,6 +30,7 @@ OPEN = (
     "/openapi.json",
     "/static/css/site.css",
     "/api/v1/models",
+    "/api/v1/classes",
     "/api/v1/methods",
     "/api/v1/limits",
     "/",
