@@ -4,10 +4,14 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
+from cbam.explain.detection import Detected, Detection
 from cbam.explain.explanation import Explanation
 from cbam.render import channel_bars, spatial_tile
 
 NO_EVIDENCE = "no positive evidence"
+BOXES_NAMED = 8  # in a sheet, below each photo
+# Dark enough for white digits, and told apart by colour-blind eyes: Okabe and Ito's, darkened.
+BOX_COLOURS = ("#b34700", "#0060a0", "#00734f", "#9c4a7e", "#5a4a00", "#3a3a3a")
 
 
 def compare_sheet(explanations: Sequence[Explanation], tile_px: int = 300) -> Image.Image:
@@ -38,6 +42,59 @@ def compare_sheet(explanations: Sequence[Explanation], tile_px: int = 300) -> Im
         ]
         column(position, each.model, _tile(each.overlay(), tile_px), lines)
     return sheet
+
+
+def detect_sheet(found: Sequence[Detected], tile_px: int = 300) -> Image.Image:
+    """A column for each detector: its boxes, and below them its first heat map."""
+    tiles = [_tile(each.photo, tile_px) for each in found]
+    tile, pad, head, foot, line = tiles[0], 12, 30, 30, 18
+    rows = max(len(each.detections[:BOXES_NAMED]) for each in found)
+    names = rows * line + 8
+    mapped = any(each.heatmaps for each in found)
+    width = len(found) * (tile.width + pad) + pad
+    height = head + tile.height + names + mapped * (tile.height + foot) + pad
+    sheet = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for position, each in enumerate(found):
+        x, scale = pad + position * (tile.width + pad), tile.width / each.photo.width
+        _text(draw, (x, 8), each.model, 16, tile.width, "black")
+        sheet.paste(_boxed(tiles[position], each.detections, scale), (x, head))
+        y = head + tile.height + 6
+        for number, box in enumerate(each.detections[:BOXES_NAMED], 1):
+            colour = BOX_COLOURS[box.index % len(BOX_COLOURS)]
+            text = f"{number} {box.label} {box.score:.2f}"
+            _text(draw, (x, y + (number - 1) * line), text, 14, tile.width, colour)
+        if not each.detections:
+            _text(draw, (x, y), "nothing found", 14, tile.width, "#222222")
+        y = head + tile.height + names
+        for item in each.heatmaps[:1]:
+            box = each.detections[item.detection]
+            picture = _tile(each.overlay(item), tile_px)
+            sheet.paste(_boxed(picture, [box], scale, item.detection + 1), (x, y))
+            text = f"{each.of} of {item.detection + 1} {box.label}"
+            if item.energy_in_box is None:
+                text = f"{text}: {NO_EVIDENCE}"
+            else:
+                text += f": {item.energy_in_box:.0%} in the box ({item.energy_uniform:.0%} if even)"
+            _text(draw, (x, y + tile.height + 6), text, 13, tile.width, "#222222")
+    return sheet
+
+
+def _boxed(
+    picture: Image.Image, boxes: Sequence[Detection], scale: float, first: int = 1
+) -> Image.Image:
+    """A copy of a picture with boxes, numbered from `first`, in the colours of their classes."""
+    copy = picture.copy()
+    draw = ImageDraw.Draw(copy)
+    for number, each in enumerate(boxes, first):
+        colour = BOX_COLOURS[each.index % len(BOX_COLOURS)]
+        corners = tuple(side * scale for side in each.box)
+        draw.rectangle(corners, outline="white", width=4)  # it shows on dark and on bright photos
+        draw.rectangle(corners, outline=colour, width=2)
+        x, y = max(0.0, corners[0]), max(0.0, corners[1])
+        draw.rectangle((x, y, x + 12 + 8 * (number > 9), y + 16), fill=colour)
+        draw.text((x + 3, y), str(number), fill="white", font=ImageFont.load_default(13))
+    return copy
 
 
 def attention_sheet(explanation: Explanation, tile_px: int = 150) -> Image.Image:

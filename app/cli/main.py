@@ -6,6 +6,7 @@ Exit status: 0 done, 1 an error, 2 a wrong option, 4 done, but some photos could
 
 import typer
 
+from app.cli.detect import detect_command
 from app.cli.evaluate import evaluate
 from app.cli.explain import explain_command
 from app.cli.models import models_app
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 app.command()(serve)
 app.command("explain")(explain_command)
+app.command("detect")(detect_command)
 app.add_typer(models_app, name="models")
 app.command()(train)
 app.command()(evaluate)

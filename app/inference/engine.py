@@ -22,8 +22,11 @@ from app.telemetry.metrics import Metrics
 from app.telemetry.observe import Trace
 from cbam.backends.choose import AUTO, BACKENDS, EAGER, check_backend
 from cbam.cards.card import weights_bytes
-from cbam.cards.families import available, by_family
+from cbam.cards.detector import DetectorCard
+from cbam.cards.families import available, by_family, detectors
+from cbam.detector import Detector, open_detector
 from cbam.errors import BadCard, NotAvailable, TooSlow, UnknownName
+from cbam.explain.detection import Detected, DetectOptions
 from cbam.explain.explainer import answer, answer_many
 from cbam.explain.explanation import Explanation
 from cbam.explain.grad_cam_package import package
@@ -34,7 +37,16 @@ from cbam.model import Model, load
 
 log = logging.getLogger("cbam_lens")
 
-Asked = tuple[Question, Image.Image]
+
+@dataclass(frozen=True)
+class Search:
+    """A question to detectors."""
+
+    cards: tuple[DetectorCard, ...]
+    options: DetectOptions
+
+
+Asked = tuple[Question | Search, Image.Image]
 
 
 @dataclass(frozen=True)
@@ -44,6 +56,16 @@ class Answer:
     explanations: list[Explanation]
     waits: dict[str, float]  # "decode", "queue"
     sha256: str  # of the photo's file
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What detectors found, how they were asked, and what an Answer says of the request."""
+
+    found: list[Detected]
+    waits: dict[str, float]
+    sha256: str
+    options: DetectOptions
 
 
 @dataclass(frozen=True)
@@ -83,6 +105,10 @@ class Engine:
             raise UnknownName.of("family", settings.family, self.families)
         self.default_family = settings.family or next(iter(self.families))
         self.models: dict[str, Model] = {}
+        self.detector_cards = detectors(settings.models_folder)
+        for detector in self.detector_cards.values():
+            weights_bytes(detector)
+        self.detectors: dict[str, Detector] = {}  # those that somebody has asked
         self.draining = False
         self.problem = ""  # why it will never be ready
         self._loaded = False
@@ -91,8 +117,8 @@ class Engine:
         self._picture_threads = ThreadPoolExecutor(settings.decode_threads, "pictures")
         self._backend_thread = ThreadPoolExecutor(1, "faster")
         self._threads = 1  # of PyTorch, for each pass; known once the models are loaded
-        self.queue: Batcher[Asked, list[Explanation]] = Batcher(
-            self._explain_many,
+        self.queue: Batcher[Asked, list[Any]] = Batcher(
+            self._answer_many,
             self._model_thread,
             self.metrics,
             length=settings.queue_length,
@@ -148,12 +174,40 @@ class Engine:
         for name in names:
             if name not in self.cards:
                 raise UnknownName.of("model", name, self.cards)
+        self._check_ready()
+        wanted = list(dict.fromkeys(names)) or self.families[family or self.default_family]
+        return [self.models[name] for name in wanted]
+
+    def chosen_detectors(
+        self, names: Sequence[str], family: str | None = None
+    ) -> tuple[DetectorCard, ...]:
+        """The cards of these detectors; without names, of `family` or of the first family.
+
+        Raises UnknownName, NotAvailable if there are no detectors, and Busy as `chosen` does.
+        """
+        cards = self.detector_cards
+        if not cards:
+            raise NotAvailable(
+                "This service has no detectors. Train a family with `cbam-lens train` and put it "
+                "into the folder of the models."
+            )
+        for name in names:
+            if name not in cards:
+                raise UnknownName.of("detector", name, cards)
+        families = dict.fromkeys(card.family for card in cards.values())
+        if family and family not in families:
+            raise UnknownName.of("family of detectors", family, families)
+        self._check_ready()
+        wanted = family or next(iter(families))
+        chosen = names or [name for name, card in cards.items() if card.family == wanted]
+        return tuple(cards[name] for name in dict.fromkeys(chosen))
+
+    def _check_ready(self) -> None:
+        """Raises Busy while the models load and while the service drains."""
         if self.draining:
             raise self._busy("draining", "The service is being stopped.")
         if not self.ready:
             raise self._busy("starting", self.problem or "The models are being loaded.")
-        wanted = list(dict.fromkeys(names)) or self.families[family or self.default_family]
-        return [self.models[name] for name in wanted]
 
     async def explain(
         self,
@@ -167,12 +221,24 @@ class Engine:
         Raises BadImage, Busy (queue full, stopped), TooSlow.
         """
         question = replace(question, time_limit_s=self.settings.inference_timeout_s)
-        trace = trace or Trace()
+        return Answer(*await self._ask(data, _Key.of(question), question, alive, trace or Trace()))
+
+    async def detect(
+        self, data: bytes, search: Search, alive: Alive, trace: Trace | None = None
+    ) -> Findings:
+        """The same of detectors. The first question to one loads it. Raises as `explain` does."""
+        key = ("detect", *(card.name for card in search.cards))
+        answer = await self._ask(data, key, search, alive, trace or Trace())
+        return Findings(*answer, search.options)
+
+    async def _ask(
+        self, data: bytes, key: Hashable, question: Question | Search, alive: Alive, trace: Trace
+    ) -> tuple[list[Any], dict[str, float], str]:
+        """The models' answers, the milliseconds before them, the sha256 of the photo's file."""
         try:
             async with self.queue.place():
                 photo = await self.in_picture_thread(self._decode, data, trace)
             with self._holding(photo):
-                key = _Key.of(question)
                 explanations, queue_s = await self.queue.ask(key, (question, photo), alive)
         except Full:
             raise self._busy("queue_full", "Too many requests wait for the models.") from None
@@ -188,7 +254,7 @@ class Engine:
             trace.stages[part] = sum(each.timing_ms[part] for each in explanations) / 1000
         trace.answered = time.perf_counter()
         waits = {name: trace.stages[name] * 1000 for name in ("decode", "queue")}
-        return Answer(explanations, waits, trace.sha256)
+        return explanations, waits, trace.sha256
 
     @contextmanager
     def _holding(self, photo: Image.Image) -> Iterator[None]:
@@ -267,11 +333,24 @@ class Engine:
                 log.exception("No faster back end for %s", ", ".join(names))
         return_freed_memory()
 
-    def _explain_many(
+    def _answer_many(
         self, key: Hashable, asked: Sequence[Asked]
-    ) -> Sequence[list[Explanation] | Exception]:
+    ) -> Sequence[list[Any] | Exception]:
         """Answer questions that share a key. Runs in the model thread."""
-        return answer_many(asked)
+        questions = [(each, photo) for each, photo in asked if isinstance(each, Question)]
+        if questions:  # a key is that of questions or of searches
+            return answer_many(questions)
+        return [self._found(each, photo) for each, photo in asked if isinstance(each, Search)]
+
+    def _found(self, search: Search, photo: Image.Image) -> list[Detected] | Exception:
+        """What the detectors found, or why they could not."""
+        try:
+            for card in search.cards:
+                if card.name not in self.detectors:
+                    self.detectors[card.name] = open_detector(card)
+            return [self.detectors[card.name].find(photo, search.options) for card in search.cards]
+        except Exception as error:
+            return error
 
     async def _serve(self) -> None:
         """Load the models, then answer what comes."""

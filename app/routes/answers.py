@@ -1,18 +1,20 @@
 """The types of the answers: JSON for the API, and the same values for the page."""
 
 import base64
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.inference.engine import Answer
+from app.inference.engine import Answer, Findings
 from cbam.attention import ATTENTION, Use
 from cbam.backends.choose import BACKENDS
 from cbam.cards.card import Card
 from cbam.cards.reliance import reliance
-from cbam.explain.explanation import Explanation, Floats, GateMap
+from cbam.explain.detection import Detected, counterparts
+from cbam.explain.explanation import BlockAttention, Explanation, Floats, GateMap
 from cbam.explain.explanation import Prediction as Named
 from cbam.explain.methods import METHODS, CostClass
 from cbam.explain.methods import Method as CAMMethod
@@ -180,6 +182,61 @@ class Explained(BaseModel):
     results: list[ModelExplanation]
 
 
+class Rectangle(BaseModel):
+    """A box in pixels of the upright photo."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+
+class FoundBox(BaseModel):
+    """A thing that a detector found."""
+
+    box: Rectangle
+    index: int
+    label: str
+    score: float = Field(description="geometric mean of the class's probability and centredness")
+    counterparts: dict[str, int | None] = Field(
+        description="by model: the position of its box around the same thing, of the same class "
+        "and with an IoU of 0.5 at least; null: it has none"
+    )
+
+
+class FoundMap(BaseModel):
+    """The heat map of one box, over the whole photo."""
+
+    detection: int = Field(description="the box's position in `detections`")
+    map: Map
+    energy_in_box: float | None = Field(description="share of the map in the box; null: it is zero")
+    energy_uniform: float = Field(description="the same of a map that is the same everywhere")
+    energy_of_box: float = Field(description="the same of a map that fills the box's cells")
+
+
+class ModelDetections(BaseModel):
+    """One detector's answer."""
+
+    model: str
+    detections: list[FoundBox] = Field(description="the surest first")
+    layer: str
+    heatmaps: list[FoundMap]
+    attention: list[BlockMaps]
+    timing_ms: Timing
+
+
+class DetectedBoxes(BaseModel):
+    """Answer of /detect."""
+
+    image: ImageInfo
+    of: str = Field(description="what the heat maps explain")
+    method: str
+    score: float = Field(description="least score of a box")
+    iou: float = Field(description="of two boxes of one class that overlap more, one stays")
+    limit: int = Field(description="most boxes of a model")
+    results: list[ModelDetections]
+
+
 class Predicted(BaseModel):
     """Answer of /predict."""
 
@@ -337,7 +394,7 @@ def _words(explanation: Explanation) -> list[Word]:
     ]
 
 
-def _blocks(explanation: Explanation) -> list[BlockMaps]:
+def _blocks(attention: Sequence[BlockAttention]) -> list[BlockMaps]:
     return [
         BlockMaps(
             **{
@@ -347,7 +404,7 @@ def _blocks(explanation: Explanation) -> list[BlockMaps]:
                 **{name: _gate(gate) for name, gate in item.gates.items()},
             }
         )
-        for item in explanation.attention
+        for item in attention
     ]
 
 
@@ -379,7 +436,7 @@ def explained(answer: Answer) -> Explained:
                     ClassMap(index=item.index, label=item.label, map=Map.of(item.map))
                     for item in each.heatmaps
                 ],
-                attention=_blocks(each),
+                attention=_blocks(each.attention),
                 timing_ms=_timing(each, answer),
             )
             for each in answer.explanations
@@ -411,11 +468,60 @@ def attended(answer: Answer) -> Attended:
         image=image_info(answer),
         results=[
             ModelAttention(
-                model=each.model, view=View(**asdict(each.view)), attention=_blocks(each)
+                model=each.model, view=View(**asdict(each.view)), attention=_blocks(each.attention)
             )
             for each in answer.explanations
         ],
     )
+
+
+def detected(findings: Findings) -> DetectedBoxes:
+    """The answer of /detect."""
+    found, options = findings.found, findings.options
+    width, height = found[0].photo.size
+    return DetectedBoxes(
+        image=ImageInfo(width=width, height=height, sha256=findings.sha256),
+        of=options.of,
+        method=options.method,
+        score=options.score,
+        iou=options.iou,
+        limit=options.limit,
+        results=[
+            ModelDetections(
+                model=each.model,
+                detections=_found(each, found),
+                layer=each.layer,
+                heatmaps=[
+                    FoundMap(
+                        detection=item.detection,
+                        map=Map.of(item.map),
+                        energy_in_box=item.energy_in_box,
+                        energy_uniform=item.energy_uniform,
+                        energy_of_box=item.energy_of_box,
+                    )
+                    for item in each.heatmaps
+                ],
+                attention=_blocks(each.attention),
+                timing_ms=Timing.model_validate({**findings.waits, **each.timing_ms}),
+            )
+            for each in found
+        ],
+    )
+
+
+def _found(mine: Detected, every: Sequence[Detected]) -> list[FoundBox]:
+    """One model's boxes, each linked to the others' boxes around the same thing."""
+    links = {other.model: counterparts(mine, other) for other in every if other is not mine}
+    return [
+        FoundBox(
+            box=Rectangle(**dict(zip(("x0", "y0", "x1", "y1"), each.box, strict=True))),
+            index=each.index,
+            label=each.label,
+            score=each.score,
+            counterparts={name: link[number] for name, link in links.items()},
+        )
+        for number, each in enumerate(mine.detections)
+    ]
 
 
 def model_info(model: Model) -> ModelInfo:

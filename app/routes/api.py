@@ -11,9 +11,10 @@ from pydantic import BaseModel
 
 from app.problems import STATUSES, Problem
 from app.routes import answers
-from app.routes.deps import ask, engine_of, settings_of
+from app.routes.deps import ask, ask_detectors, engine_of, settings_of
 from app.routes.forms import (
     AttentionFields,
+    DetectFields,
     ExplainFields,
     HeatmapFields,
     PredictFields,
@@ -186,3 +187,15 @@ async def attention(request: Request) -> Response:
         return await built(request, lambda: answers.attended(asked.answer))
     shown = [item for item in explanations if item.attention] or explanations
     return await built(request, lambda: sheets.attention_sheets(shown))
+
+
+@api.post(
+    "/detect",
+    response_model=answers.DetectedBoxes,
+    responses=PROBLEMS,
+    openapi_extra=body(DetectFields),
+)
+async def detect(request: Request) -> Response:
+    """Boxes of each detector of a family, heat maps of some of them, and gate maps."""
+    findings = await ask_detectors(request)
+    return await built(request, lambda: answers.detected(findings))

@@ -5,11 +5,12 @@ from typing import Generic, TypeVar
 
 from fastapi import HTTPException, Request
 
-from app.inference.engine import Answer, Engine
-from app.routes.forms import Fields
+from app.inference.engine import Answer, Engine, Findings, Search
+from app.routes.forms import DetectFields, Fields
 from app.routes.uploads import FIELD_NAME, Upload, read_upload
 from app.settings import Settings
 from app.telemetry.observe import Trace
+from cbam.explain.detection import check_names
 from cbam.explain.question import Question, resolve
 from cbam.model import Model
 
@@ -82,3 +83,17 @@ async def answer_to(request: Request, image: bytes, question: Question) -> Answe
         return not await request.is_disconnected()
 
     return await engine_of(request).explain(image, question, alive, Trace.of(request.scope))
+
+
+async def ask_detectors(request: Request) -> Findings:
+    """Read a form with a photo and ask the detectors that it names. Raises as its parts do."""
+    upload = await read_upload(request, settings_of(request))
+    fields = DetectFields.model_validate(DetectFields.values(upload))
+    engine, options = engine_of(request), fields.search()
+    check_names(options)
+    search = Search(engine.chosen_detectors(fields.models, fields.family), options)
+
+    async def alive() -> bool:
+        return not await request.is_disconnected()
+
+    return await engine.detect(photo_of(upload), search, alive, Trace.of(request.scope))

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.routes.uploads import FIELD_NAME, Upload
 from cbam.errors import OptionClash
+from cbam.explain.detection import BOX_METHODS, OF, DetectOptions, read_box
 from cbam.explain.question import Options
 from cbam.images.formats import EITHER
 
@@ -131,6 +132,48 @@ class HeatmapFields(TargetFields):
         if len(named) > 1:
             raise OptionClash(f"A heat map shows one model; {len(named)} are named.")
         return named or ([] if self.family else default_family[-1:])
+
+
+class DetectFields(Fields):
+    """/detect"""
+
+    score: float = Field(DetectOptions.score, ge=0, le=1, description="least score of a box")
+    iou: float = Field(
+        DetectOptions.iou,
+        ge=0,
+        le=1,
+        description="of two boxes of one class that overlap more, the surer one stays",
+    )
+    limit: int = Field(DetectOptions.limit, ge=1, le=100, description="most boxes of a model")
+    maps: int = Field(
+        DetectOptions.maps, ge=0, le=20, description="heat maps: of so many boxes, the surest ones"
+    )
+    box: Text = Field(
+        "",
+        description="x0,y0,x1,y1 in pixels of the upright photo: instead, each model's box that "
+        "overlaps most with this one, by half at least, gets the heat map",
+    )
+    of: str = Field(
+        DetectOptions.of,
+        description=f"what the heat maps explain: {', '.join(OF)}; the sides: how far they are",
+    )
+    method: str = Field(DetectOptions.method, description=", ".join(BOX_METHODS))
+    layer: Text = Field("", description="a block's name; default: the last one that can be")
+    attention: bool = Field(True, description="gate maps too")
+
+    def search(self) -> DetectOptions:
+        """The options for detectors. Raises OptionClash for a box that is none."""
+        return DetectOptions(
+            self.score,
+            self.iou,
+            self.limit,
+            self.maps,
+            read_box(self.box) if self.box else None,
+            self.of,
+            self.method,
+            self.layer or None,
+            self.attention,
+        )
 
 
 class PageFields(ExplainFields):

@@ -22,7 +22,7 @@ from cbam.cards.card import (
     stored_weights,
     write_texts,
 )
-from cbam.detectors import BODY, DETECTORS, FCOS
+from cbam.detectors import BODY, DETECTORS, EXPLAINED, FCOS
 from cbam.errors import BadCard, CBAMLensError
 from cbam.images.frame import Frame
 
@@ -115,8 +115,8 @@ def read_detector_card(folder: Path) -> DetectorCard:
         values = _CardFile.model_validate(tomllib.loads(text)).model_dump()
         labels = (folder / "labels.txt").read_text(encoding="utf-8").splitlines()
         section = values.pop("detector")
-        if section["kind"] not in DETECTORS:
-            raise ValueError(f"no detector '{section['kind']}', known: {', '.join(DETECTORS)}")
+        if section["kind"] not in EXPLAINED:
+            raise ValueError(f"no detector '{section['kind']}', known: {', '.join(EXPLAINED)}")
         frame = Frame(**values.pop("frame"))
     except (OSError, tomllib.TOMLDecodeError, TypeError, ValueError) as error:
         raise BadCard(f"The detector's card in {folder} cannot be used: {error}") from error
@@ -149,7 +149,7 @@ def load_detector(card: DetectorCard) -> FCOS:
     body = frozen_network(card.network, card.backbone_options)
     weights = stored_weights(card)
     try:
-        network = DETECTORS[card.kind].make(body, len(card.labels), **card.options)
+        network: FCOS = DETECTORS[card.kind].make(body, len(card.labels), **card.options)
         found = network.load_state_dict(weights, strict=False)
         missing = [name for name in found.missing_keys if not name.startswith(BODY)]
         if missing or found.unexpected_keys:

@@ -162,8 +162,8 @@ class Detecting(Protocol):
     def default_layer(self) -> str: ...
 
 
-def check(models: Sequence[Detecting], options: DetectOptions) -> None:
-    """Raises UnknownName, OptionClash: what no model can answer."""
+def check_names(options: DetectOptions) -> None:
+    """Raises UnknownName, OptionClash: what no detector can answer."""
     if options.method not in BOX_METHODS:
         raise UnknownName.of("method for boxes", options.method, BOX_METHODS)
     if options.of not in OF:
@@ -171,10 +171,6 @@ def check(models: Sequence[Detecting], options: DetectOptions) -> None:
     for name, value in (("score", options.score), ("iou", options.iou)):
         if not 0 <= value <= 1:
             raise OptionClash(f"'{name}' is {value:g}; it has to lie between 0 and 1.")
-    for model in models:
-        if options.layer and options.layer not in model.layers:
-            known = model.layers
-            raise UnknownName.of(f"layer of '{model.card.name}'", options.layer, known)
 
 
 def find(model: Detecting, photo: Image.Image, options: DetectOptions) -> Detected:
@@ -182,9 +178,11 @@ def find(model: Detecting, photo: Image.Image, options: DetectOptions) -> Detect
 
     Raises UnknownName, OptionClash.
     """
-    check([model], options)
+    check_names(options)
     frame, labels = model.card.frame, model.card.labels
     layer = options.layer or model.default_layer
+    if layer not in model.layers:
+        raise UnknownName.of(f"layer of '{model.card.name}'", layer, model.layers)
     cut = model.cut(layer)
     image = frame(photo)[None].to(memory_format=torch.channels_last)
     height, width = image.shape[2:]
@@ -280,6 +278,20 @@ def box_map(
         float(inside.mean()),
         _energy(cells, inside) or 0.0,
     )
+
+
+def read_box(text: str) -> tuple[float, float, float, float]:
+    """`x0,y0,x1,y1` as numbers. Raises OptionClash if it is no box."""
+    try:
+        x0, y0, x1, y1 = (float(part) for part in text.split(","))
+    except ValueError:
+        x0 = y0 = x1 = y1 = math.nan
+    if not (x0 < x1 and y0 < y1 and all(map(math.isfinite, (x0, y0, x1, y1)))):
+        raise OptionClash(
+            f"'{text[:80]}' is no box. Give x0,y0,x1,y1 in pixels of the upright photo: the left "
+            "and upper side, then the right and lower one."
+        )
+    return x0, y0, x1, y1
 
 
 def overlap(

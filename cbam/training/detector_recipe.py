@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from cbam.attention import PLAIN
-from cbam.detectors import DETECTORS
+from cbam.detectors import EXPLAINED
 from cbam.errors import BadRecipe
 
 
@@ -18,7 +18,7 @@ class DetectorRecipe(BaseModel):
 
     family: str  # detectors are named <backbone>[-<attention>]-<family>
     title: str  # the family's name for people
-    detector: str  # a name in DETECTORS
+    detector: str  # a name in EXPLAINED
     detector_options: dict[str, Any] = {}  # of its constructor
     classifiers: dict[str, str]  # attention -> the model whose network it stands on
     backbone_options: dict[str, Any] = {}  # what differs from the classifier's own
@@ -57,8 +57,8 @@ def read_detector_recipe(path: Path) -> DetectorRecipe:
         recipe = DetectorRecipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise BadRecipe(f"{path}: {error}") from error
-    if recipe.detector not in DETECTORS:
-        known = ", ".join(DETECTORS)
+    if recipe.detector not in EXPLAINED:
+        known = ", ".join(EXPLAINED)
         raise BadRecipe(f"{path}: no detector '{recipe.detector}'. Known: {known}.")
     if wrong := set(recipe.partly) - set(recipe.labels):
         raise BadRecipe(f"{path}: `partly` names {', '.join(sorted(wrong))}, no label.")

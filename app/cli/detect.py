@@ -1,0 +1,107 @@
+"""`cbam-lens detect`: ask detectors what is where in a photo."""
+
+import hashlib
+import time
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from app.cli.explain import read_photo
+from app.cli.shared import check_picture, show_json, show_table, write_picture
+from cbam.cards.detector import DetectorCard
+from cbam.cards.families import detectors
+from cbam.detector import find_detector, open_detector
+from cbam.errors import MissingFile, UnknownName
+from cbam.explain.detection import (
+    BOX_METHODS,
+    OF,
+    DetectOptions,
+    check_names,
+    counterparts,
+    read_box,
+)
+from cbam.images.decode import decode
+from cbam.images.formats import EITHER
+from cbam.sheets import detect_sheet
+
+
+def detect_command(
+    photo: Annotated[Path, typer.Argument(help=f"a {EITHER} file; -: standard input")],
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("-o", "--output", help="picture to write: the detectors side by side"),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="print the answer of /api/v1/detect")
+    ] = False,
+    model: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="a detector's name or card folder; repeatable; default: the family"),
+    ] = None,
+    score: Annotated[
+        float, typer.Option(min=0, max=1, help="least score of a box")
+    ] = DetectOptions.score,
+    maps: Annotated[
+        int, typer.Option(min=0, max=20, help="heat maps: of so many boxes, the surest ones")
+    ] = DetectOptions.maps,
+    box: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="x0,y0,x1,y1 in pixels: the heat map of each one's box around this"),
+    ] = None,
+    of: Annotated[
+        str, typer.Option(help=f"what the heat maps explain: {', '.join(OF)}")
+    ] = DetectOptions.of,
+    method: Annotated[str, typer.Option(help=", ".join(BOX_METHODS))] = DetectOptions.method,
+    layer: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="block to explain; default: the last one that can be"),
+    ] = None,
+) -> None:
+    """Find things in a photo: a table, a picture (-o) or JSON (--json)."""
+    if output is not None:
+        check_picture(output)
+    region = read_box(box) if box else None
+    options = DetectOptions(score, maps=maps, box=region, of=of, method=method, layer=layer)
+    check_names(options)
+    cards = [_card(name) for name in model] if model else _default_family()
+    started = time.perf_counter()
+    data = read_photo(photo)
+    image = decode(data)
+    waits = {"decode": (time.perf_counter() - started) * 1000, "queue": 0.0}
+    found = [open_detector(card).find(image, options) for card in cards]
+    if as_json:
+        from app.inference.engine import Findings
+        from app.routes.answers import detected
+
+        findings = Findings(found, waits, hashlib.sha256(data).hexdigest(), options)
+        show_json(detected(findings).model_dump_json(indent=1))
+    else:
+        rows: list[tuple[str, ...]] = []
+        for each in found:
+            others = [counterparts(each, other) for other in found if other is not each]
+            for number, item in enumerate(each.detections):
+                place = " ".join(f"{side:.0f}" for side in item.box)
+                missing = sum(link[number] is None for link in others)
+                alone = f"not found by {missing} of {len(others)} others" if missing else ""
+                rows.append((each.model, item.label, f"{item.score:.2f}", place, alone))
+            if not each.detections:
+                rows.append((each.model, "nothing found", "", "", ""))
+        show_table(("detector", "found", "score", "x0 y0 x1 y1", ""), rows)
+    if output is not None:
+        write_picture(detect_sheet(found), output)
+
+
+def _card(name: str) -> DetectorCard:
+    """A detector's card. Raises UnknownName if there is none."""
+    if card := find_detector(name):
+        return card
+    raise UnknownName.of("detector", name, detectors() or ["none is bundled here"])
+
+
+def _default_family() -> list[DetectorCard]:
+    """The cards of the first bundled family of detectors. Raises MissingFile."""
+    cards = list(detectors().values())
+    if not cards:
+        raise MissingFile("No detectors are bundled here. Name one with --model FOLDER.")
+    return [card for card in cards if card.family == cards[0].family]

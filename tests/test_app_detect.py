@@ -1,0 +1,212 @@
+"""POST /api/v1/detect and `cbam-lens detect`: boxes, their heat maps, and what is refused."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from app_fixtures import assert_problem, encoded, photo, picture, values, wait_until_ready
+from detecting import LABELS, tiny_family
+from fastapi.testclient import TestClient
+from typer.testing import CliRunner
+
+from app.cli.main import app as command
+from app.main import create_app
+from app.settings import Settings
+from cbam.errors import BadCard, CBAMLensError
+
+pytest_plugins = ["app_fixtures"]
+NAMES = ["tiny-none-things", "tiny-se-things", "tiny-cbam-things"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("detectors")
+    tiny_family(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finder(folder: Path) -> Iterator[TestClient]:
+    app = create_app(Settings(models_folder=folder, backend="eager"))
+    with TestClient(app, raise_server_exceptions=False) as client:
+        wait_until_ready(client)
+        yield client
+
+
+def ask(client: TestClient, data: bytes, **fields: Any) -> Any:
+    return client.post("/api/v1/detect", files={"image": ("x.jpg", data)}, data=fields)
+
+
+def test_detectors_cost_nothing_until_somebody_asks(finder: TestClient, jpeg: bytes):
+    engine = finder.app.state.engine  # type: ignore[attr-defined]
+    assert not engine.detectors
+    assert ask(finder, jpeg, models="tiny-se-things").status_code == 200
+    assert [*engine.detectors] == ["tiny-se-things"]
+    known = {model["name"] for model in finder.get("/api/v1/models").json()["models"]}
+    assert known == {"tiny-none", "tiny-se", "tiny-cbam"}  # classifiers alone
+
+
+def test_every_detector_of_the_family_answers(finder: TestClient, jpeg: bytes):
+    answer = ask(finder, jpeg, maps=2)
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    assert [each["model"] for each in found["results"]] == NAMES
+    assert found["image"]["width"] == 160
+    assert {"of", "method", "score", "iou", "limit"} <= found.keys()
+    for each in found["results"]:
+        assert 0 < len(each["detections"]) <= 20
+        for box in each["detections"]:
+            assert box["label"] == LABELS[box["index"]]
+            assert 0 <= box["box"]["x0"] <= box["box"]["x1"] <= 160
+            assert 0 <= box["box"]["y0"] <= box["box"]["y1"] <= 120
+            assert box["counterparts"].keys() == {*NAMES} - {each["model"]}
+        assert [item["detection"] for item in each["heatmaps"]] == [0, 1]
+        for item in each["heatmaps"]:
+            assert values(item["map"]).min() >= 0
+            assert 0 < item["energy_uniform"] <= 1
+            assert 0 < item["energy_of_box"] <= 1.001
+        assert {"decode", "queue", "trunk", "head"} == each["timing_ms"].keys()
+    kinds = [bool(each["attention"]) for each in found["results"]]
+    assert kinds == [False, True, True]
+    assert len(found["results"][2]["attention"]) == 8
+
+
+def test_counterparts_are_mutual(finder: TestClient, jpeg: bytes):
+    results = {each["model"]: each["detections"] for each in ask(finder, jpeg).json()["results"]}
+    mine, other = results[NAMES[0]], results[NAMES[1]]
+    for box in mine:
+        if (at := box["counterparts"][NAMES[1]]) is not None:
+            assert other[at]["label"] == box["label"]
+
+
+def test_the_map_of_one_place_is_asked_by_a_box(finder: TestClient, jpeg: bytes):
+    third = ask(finder, jpeg, maps=0).json()["results"][2]["detections"][2]["box"]
+    box = ",".join(str(third[side]) for side in ("x0", "y0", "x1", "y1"))
+    answer = ask(finder, jpeg, box=box, of="left", layer="layer2.1", attention="false").json()
+    last = answer["results"][2]
+    assert [item["detection"] for item in last["heatmaps"]] == [2]
+    assert last["layer"] == "layer2.1"
+    assert last["attention"] == []
+    assert answer["of"] == "left"
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"models": "tiny-none"}, ["detector", "tiny-cbam-things"]),
+        ({"family": "tiny"}, ["family of detectors", "things"]),
+        ({"method": "gradcan"}, ["gradcan", "hirescam"]),
+        ({"of": "width"}, ["width", "left"]),
+        ({"layer": "layer4.1"}, ["layer4.1", "layer3.1"]),
+        ({"box": "1,2,3"}, ["'1,2,3' is no box"]),
+        ({"box": "5,5,1,1"}, ["is no box"]),
+        ({"box": "nan,0,1,1"}, ["is no box"]),
+        ({"score": "2"}, ["score", "less than or equal to 1"]),
+        ({"limit": "0"}, ["limit"]),
+        ({"target": "red"}, ["no field 'target'"]),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(
+    finder: TestClient, jpeg: bytes, fields: dict[str, str], words: list[str]
+):
+    assert_problem(ask(finder, jpeg, **fields), 422, *words)
+
+
+def test_bad_photos_are_refused_as_everywhere(finder: TestClient, jpeg: bytes):
+    assert_problem(ask(finder, b"no photo"), 415)
+    assert_problem(ask(finder, jpeg[:300]), 422)
+    assert_problem(finder.post("/api/v1/detect", files={"maps": (None, "1")}), 422, "No photo came")
+
+
+def test_a_service_without_detectors_says_so(client: TestClient, jpeg: bytes):
+    assert_problem(ask(client, jpeg), 501, "no detectors")
+
+
+def test_a_drained_service_finds_nothing(folder: Path, jpeg: bytes):
+    app = create_app(Settings(models_folder=folder, backend="eager"))
+    with TestClient(app, raise_server_exceptions=False) as client:
+        wait_until_ready(client)
+        app.state.engine.drain()
+        assert_problem(ask(client, jpeg), 503)
+
+
+def test_damaged_heads_fail_the_start(tmp_path: Path):
+    card, *_ = tiny_family(tmp_path)
+    (card.folder / "weights.safetensors").write_bytes(b"nothing")
+    with pytest.raises(BadCard, match=card.name):
+        create_app(Settings(models_folder=tmp_path))
+
+
+def invoke(*arguments: str) -> str:
+    """The command's output; its own errors are raised, as its entry point expects."""
+    done = CliRunner().invoke(command, ["detect", *arguments])
+    if isinstance(done.exception, CBAMLensError):
+        raise done.exception
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.png"
+    path.write_bytes(encoded(photo(), "PNG"))
+    return path
+
+
+def models(folder: Path) -> list[str]:
+    return [part for name in NAMES for part in ("--model", str(folder / name))]
+
+
+def test_the_command_prints_what_each_detector_found(folder: Path, file: Path):
+    said = invoke(str(file), *models(folder), "--maps", "0")
+    for name in NAMES:
+        assert name in said
+    assert "x0 y0 x1 y1" in said
+
+
+def test_the_command_says_that_nothing_was_found(folder: Path, file: Path):
+    assert invoke(str(file), *models(folder), "--score", "1").count("nothing found") == 3
+
+
+def test_the_command_gives_the_services_json(folder: Path, file: Path, finder: TestClient):
+    mine = json.loads(invoke(str(file), *models(folder), "--json"))
+    theirs = ask(finder, file.read_bytes()).json()
+    for answer in (mine, theirs):
+        for each in answer["results"]:
+            del each["timing_ms"]
+    assert mine["image"] == theirs["image"]
+    assert [len(each["detections"]) for each in mine["results"]] == [
+        len(each["detections"]) for each in theirs["results"]
+    ]
+    assert mine.keys() == theirs.keys()
+
+
+@pytest.mark.parametrize("options", [[], ["--maps", "0"], ["--score", "1"]])
+def test_the_command_draws_a_sheet(folder: Path, file: Path, tmp_path: Path, options: list[str]):
+    out = tmp_path / "out.png"
+    invoke(str(file), *models(folder), "-o", str(out), *options)
+    sheet = picture(out.read_bytes())
+    assert sheet.width == 3 * (300 + 12) + 12
+    assert len(sheet.getcolors(1_000_000)) > 100  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--model", "tiny"], "No detector 'tiny'"),
+        (["--box", "1,2"], "is no box"),
+        (["--of", "width"], "score, left"),
+    ],
+)
+def test_the_command_refuses_with_a_sentence(
+    file: Path, arguments: list[str], says: str, folder: Path
+):
+    with pytest.raises(CBAMLensError, match=says):
+        invoke(str(file), *arguments)
+
+
+def test_a_model_that_is_no_detector_is_refused(folder: Path, file: Path):
+    with pytest.raises(CBAMLensError, match="No detector"):
+        invoke(str(file), "--model", str(folder / "tiny-se"))
