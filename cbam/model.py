@@ -9,18 +9,18 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import nn
 
 from cbam.backbones import blocks
 from cbam.backends.choose import EAGER, accelerate, begin, check_backend
 from cbam.cards.card import Card, load_network, read_card
 from cbam.cards.families import available
-from cbam.errors import BadOption, BrokenImage, NotAvailable, look_up
+from cbam.errors import BadOption, NotAvailable, look_up
 from cbam.explain.explainer import answer
 from cbam.explain.explanation import Explanation
 from cbam.explain.question import DEFAULTS, Layers, Options, resolve
-from cbam.images.decode import decode, upright_rgb
+from cbam.images.photo import Photo
+from cbam.images.photo import open_photo as open_photo
 from cbam.trace.cut import Cut, cut_at
 from cbam.trace.rewrite import Folded, share_weights
 
@@ -102,17 +102,19 @@ class Model:
 
     def explain(
         self,
-        photo: str | Path | bytes | Image.Image,
+        photo: Photo,
         target: int | str | None = None,
         method: str = Options.method,
         layer: str | Sequence[str] | None = None,
         top_k: int = Options.top_k,
         versus: int | str | None = None,
     ) -> Explanation:
-        """Predictions, heat map and gate maps for a photo (a path, a file's bytes or a PIL image).
+        """Predictions, heat map and gate maps for a photo.
 
-        `target` is what to explain: a class's index or label, or an everyday word such as "cat"; by
-        default the top class. `method` is a name in METHODS. `layer` is a block (`layer4.1`; by
+        `photo` is a path, a file's bytes, an open file, a PIL image, an array (H, W, 3) or a tensor
+        (3, H, W), as `open_photo` takes them. `target` is what to explain: a class's index or
+        label, or an everyday word such as "cat"; by default the top class. `method` is a name in
+        METHODS. `layer` is a block (`layer4.1`; by
         default the last) or several, whose maps are averaged. `versus` is the class that "finercam"
         contrasts with. Raises BadImage, UnknownName, OptionClash.
         """
@@ -121,7 +123,7 @@ class Model:
 
 def compare(
     models: Sequence[Model],
-    photo: str | Path | bytes | Image.Image,
+    photo: Photo,
     options: Options = DEFAULTS,
 ) -> list[Explanation]:
     """Ask several models of one family about the same photo, for the same class: one answer each.
@@ -130,18 +132,6 @@ def compare(
     """
     question = resolve(models, options)
     return answer(question, open_photo(photo))
-
-
-def open_photo(photo: str | Path | bytes | Image.Image) -> Image.Image:
-    """A photo (a path, a file's bytes or a PIL image) -> upright RGB. Raises BadImage."""
-    if isinstance(photo, Image.Image):
-        return upright_rgb(photo)
-    if not isinstance(photo, bytes):
-        try:
-            photo = Path(photo).read_bytes()
-        except OSError as error:
-            raise BrokenImage(f"The photo cannot be read: {error}.") from error
-    return decode(photo)
 
 
 def load(name: str | Path, backend: str = EAGER) -> Model:

@@ -106,7 +106,7 @@ def test_limits_are_those_that_are_set_and_tell_nothing_of_the_machine(
     client = serve(max_upload_mb=3, queue_length=7, top_k_max=4)
     answer = client.get("/api/v1/limits")
     limits = answer.json()
-    assert limits["formats"] == ["JPEG", "PNG", "WebP"]
+    assert limits["formats"] == ["JPEG", "PNG", "WebP", "HEIC"]
     assert (limits["max_upload_mb"], limits["queue_length"], limits["top_k_max"]) == (3, 7, 4)
     assert limits["max_megapixels"] == 40
     assert str(tiny_models) not in answer.text

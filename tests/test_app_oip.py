@@ -11,6 +11,8 @@ from app_fixtures import BLOCKS, FAMILY, INPUT_PX, LABELS, encoded, photo, pictu
 from fastapi.testclient import TestClient
 from jsonschema import Draft202012Validator
 
+from cbam.images.formats import EITHER
+
 pytest_plugins = ["app_fixtures"]
 
 CBAM = "tiny-cbam"
@@ -312,7 +314,7 @@ TEXT = as_bytes(b"no image")
         ({**TEXT, "data": ["ä"]}, 400, ("base64",)),
         ({**TEXT, "data": [1]}, 400, ("one base64 text",)),
         ({**TEXT, "shape": [2], "data": TEXT["data"] * 2}, 400, ("one image",)),
-        (TEXT, 415, ("JPEG, PNG or WebP",)),
+        (TEXT, 415, (EITHER,)),
         (as_bytes(encoded(photo())[:-500]), 422, ("truncated",)),
         (as_bytes(encoded(photo(3, 20_000), "PNG")), 422, ("20000 pixels",)),
     ],

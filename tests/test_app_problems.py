@@ -91,7 +91,7 @@ def test_the_page_shows_the_title_of_its_status(client: TestClient) -> None:
 
 def test_the_page_lets_choose_the_formats_that_are_read(client: TestClient) -> None:
     accepted = re.findall(r'type="file"[^>]* accept="([^"]*)"', client.get("/").text)
-    assert accepted == [",".join(each.media_type for each in FORMATS.values())]
+    assert accepted == [",".join(kind for each in FORMATS.values() for kind in each.accept)]
 
 
 def test_statuses_have_a_reason_each() -> None:

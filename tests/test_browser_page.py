@@ -15,6 +15,7 @@ import pytest
 import uvicorn
 from app_fixtures import BLOCKS, FAMILY, LABELS, encoded, photo, picture
 from browsing import Visit
+from heic import heic
 from PIL import ExifTags, Image
 from playwright.sync_api import Locator, Page, expect
 
@@ -469,6 +470,28 @@ def test_a_bad_file_shows_an_alert_and_the_page_goes_on(
     expect(alert).to_contain_text(words)
     upload(page, jpeg)
     expect(alert).to_have_count(0)
+
+
+def test_a_heic_photo_is_answered_with_its_picture_although_the_browser_shows_none(
+    visit: Visit, jpeg: bytes
+) -> None:
+    page = visit()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.method))
+    with answered(page):
+        choose(page, heic(), name="IMG_0001.HEIC", kind="image/heic")
+    assert asked.count("POST") == 1  # the photo travels once
+    said = page.locator(".drop .unseen")
+    expect(said).to_contain_text("IMG_0001.HEIC")
+    expect(page.locator(".drop .preview")).to_have_count(0)
+    broken = page.evaluate(
+        "[...document.images].filter(image => image.complete && !image.naturalWidth).length"
+    )
+    assert broken == 0
+    assert np.ptp(paintings(page)[0], axis=(0, 1)).min() > 50  # the four colours are there
+    upload(page, jpeg)
+    expect(said).to_have_count(0)
+    expect(page.locator(".drop .preview")).to_have_count(1)
 
 
 def test_after_an_error_the_last_answer_stays(visit: Visit, jpeg: bytes) -> None:

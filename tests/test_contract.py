@@ -12,6 +12,7 @@ import pytest
 import schemathesis
 from app_fixtures import BLOCKS, FAMILY, LABELS, encoded, photo
 from fastapi import FastAPI
+from heic import heic
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from schemathesis.generation import GenerationMode
@@ -32,7 +33,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:jsonschema"),
 ]
 
-PHOTOS = [encoded(photo(40, 30, seed), kind) for seed, kind in enumerate(FORMATS)]
+PHOTOS = [
+    heic() if kind == "HEIF" else encoded(photo(40, 30, seed), kind)
+    for seed, kind in enumerate(FORMATS)
+]
 ENUMS = {
     "models": {"items": {"enum": list(FAMILY)}},
     "model": {"enum": list(FAMILY)},

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from app_fixtures import assert_problem
 from fastapi.testclient import TestClient
+from heic import Item, grid, heic, picture, turned
 from hostile import ORIENTATION, encoded, noise
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -47,6 +48,8 @@ def seeds() -> list[bytes]:
         encoded(photo, "WEBP", exif=exif),
         encoded(photo, "WEBP", lossless=True),
         encoded(photo.convert("RGBA"), "WEBP", **moving),
+        heic(picture(turned(1))),
+        heic(grid(2, 1, 128, 64, [2, 3]), Item(hidden=True), Item(hidden=True)),
     ]
 
 

@@ -7,7 +7,7 @@
     POST /v2/models/NAME/infer        one image -> probabilities (1, classes), heatmap (1, h, w)
 
 `NAME` may be followed by `/versions/VERSION`. The image is a tensor called "image": either BYTES of
-shape [1], which hold a JPEG, PNG or WebP file as base64 text, or RGB pixels [1, H, W, 3], UINT8 or
+shape [1], which hold a photo's file as base64 text, or RGB pixels [1, H, W, 3], UINT8 or
 FP32 in [0, 1]. Its data may also follow the JSON as raw bytes; a file is then sent without base64.
 Answers are always JSON. Besides the two outputs above there are "labels" and every gate's map, such
 as "layer4.1.spatial"; a request that names none under "outputs" gets all of them. "parameters" are

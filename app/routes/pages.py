@@ -181,7 +181,7 @@ def _form(request: Request, chosen: str) -> dict[str, Any]:
             "max_upload_mb": settings.max_upload_mb,
             "max_megapixels": settings.max_megapixels,
             "formats": ", ".join(TITLES),
-            "accept": ",".join(format.media_type for format in FORMATS.values()),
+            "accept": ",".join(each for format in FORMATS.values() for each in format.accept),
         },
     }
 

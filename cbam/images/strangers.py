@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cbam.images.formats import EITHER, FORMATS, format_of
+from cbam.images.formats import AVIF, EITHER, FORMATS, brands, format_of
 
 AS_JPEG = "Save it as JPEG or PNG and send that."
 HEAD = 2048  # bytes in which everything but text shows what it is
@@ -29,17 +29,9 @@ def _starts(*magics: bytes, at: int = 0) -> Callable[[bytes], bool]:
     return lambda head: head.startswith(magics, at)
 
 
-def _brand(*brands: bytes) -> Callable[[bytes], bool]:
-    """Whether it is an ISO media file of one of these kinds (the `ftyp` box's brands)."""
-
-    def knows(head: bytes) -> bool:
-        if head[4:8] != b"ftyp":
-            return False
-        end = min(int.from_bytes(head[:4], "big"), len(head))
-        found = {head[8:12], *(head[at : at + 4] for at in range(16, end, 4))}
-        return not found.isdisjoint(brands)
-
-    return knows
+def _brand(*names: bytes) -> Callable[[bytes], bool]:
+    """Whether it is an ISO media file of one of these kinds."""
+    return lambda head: not set(brands(head)).isdisjoint(names)
 
 
 def _says(pattern: bytes) -> Callable[[bytes], object]:
@@ -60,17 +52,10 @@ THE_FILE = "Send the photo's file itself."
 SOUND = "Send a photo."
 
 TEXT = Stranger("text", _is_text, THE_FILE)
-# The first that knows a file names it. Of a kind that we have come to read, the record stays
-# without effect: the decoder takes such files before anybody asks here.
+# The first that knows a file names it.
 STRANGERS = (
     Stranger("an empty file", lambda head: not head, "Send the photo again: nothing arrived."),
-    Stranger("AVIF", _brand(b"avif", b"avis"), suffixes=(".avif",)),
-    Stranger(
-        "HEIC, as iPhones save photos",
-        _brand(b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"),
-        f"{AS_JPEG} On the phone: Settings, Camera, Formats, Most Compatible.",
-        (".heic", ".heif", ".hif"),
-    ),
+    Stranger("AVIF", _brand(*AVIF), suffixes=(".avif",)),
     Stranger("a GIF", _starts(b"GIF8"), FRAME, (".gif",)),
     Stranger("a BMP", _starts(b"BM"), suffixes=(".bmp", ".dib")),
     Stranger("a Photoshop file", _starts(b"8BPS"), EXPORT, (".psd", ".psb")),

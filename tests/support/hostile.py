@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from heic import Item, grid, heic, picture, size
 from PIL import Image, PngImagePlugin
 
 ORIENTATION = 0x0112
@@ -153,6 +154,17 @@ def apng(frames: int) -> bytes:
     return png(before=b"".join(body), after=b"".join(rest))
 
 
+# HEIC
+
+
+def heic_of_tiles(side: int, rows: int = 1) -> bytes:
+    """A picture of 64 x 64 pixels from rows of 100 tiles, which say that they are this large."""
+    tile = picture(said=size(side, side))
+    tile.hidden = True
+    count = 100 * rows
+    return heic(grid(100, rows, 64, 64, [*range(2, count + 2)]), *[tile] * count)
+
+
 # WebP
 
 
@@ -255,6 +267,11 @@ FILES: dict[str, Hostile] = {
     "10 MB of FF after a JPEG's start": Hostile(lambda: b"\xff\xd8" + b"\xff" * BODY, BROKEN),
     # Other formats, whatever their names
     "SVG": Hostile(lambda: SVG, FOREIGN),
+    "HEIC of 100 tiles of 16 megapixels": Hostile(lambda: heic_of_tiles(4000), BROKEN),
+    "HEIC of 900 small tiles": Hostile(lambda: heic_of_tiles(64, 9), OK),
+    "HEIC of 900 pictures": Hostile(lambda: heic(*[Item()] * 900), OK),
+    "HEIC of a million boxes": Hostile(lambda: heic() + b"\0\0\0\x08free" * 1_000_000, OK),
+    "HEIC that says 4000 x 4000": Hostile(lambda: heic(picture(said=size(4000, 4000))), BROKEN),
     "SVG that reads a file": Hostile(lambda: XXE, FOREIGN),
     "HTML": Hostile(lambda: b"<!doctype html>" + SCRIPT, FOREIGN),
     "PDF": Hostile(lambda: encoded(noise(), "PDF"), FOREIGN),

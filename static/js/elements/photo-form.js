@@ -7,7 +7,7 @@
 
 import { all, field, one } from "../lib/dom.js";
 import { onChoice, onTarget } from "../lib/events.js";
-import { LocalPhoto } from "../lib/photo.js";
+import { isHeic, LocalPhoto } from "../lib/photo.js";
 
 const MIB = 2 ** 20;
 
@@ -191,7 +191,7 @@ class PhotoForm extends HTMLElement {
    * @param {File} [file]
    */
   #preview(file) {
-    this.querySelector(".preview")?.remove();
+    this.querySelector(".preview, .unseen")?.remove();
     for (const button of all(this, "button[name=photo]", HTMLButtonElement)) {
       if (button.value === this.#photo) button.setAttribute("aria-current", "true");
       else button.removeAttribute("aria-current");
@@ -199,7 +199,10 @@ class PhotoForm extends HTMLElement {
     if (!file) return;
     const { image } = this.#localOf(file);
     Object.assign(image, { className: "preview", alt: "The chosen photo" });
-    image.addEventListener("error", () => image.remove()); // the server says what is wrong with it
+    image.addEventListener("error", () => {
+      if (isHeic(file)) image.replaceWith(unseen(file));
+      else image.remove(); // the server says what is wrong with it
+    });
     one(this, ".drop", HTMLElement).append(image);
   }
 
@@ -213,6 +216,13 @@ class PhotoForm extends HTMLElement {
       this.#local = new LocalPhoto(file);
     }
     return this.#local;
+  }
+
+  /** Whether the form's file is a HEIC photo that this browser doesn't show: the answer has to bring it. */
+  async #isUnseen() {
+    const file = this.#file.files?.[0];
+    if (this.#photo || !file || !isHeic(file)) return false;
+    return !(await this.#localOf(file).decoded);
   }
 
   /**
@@ -233,6 +243,7 @@ class PhotoForm extends HTMLElement {
     const request = (this.#request = new AbortController());
     this.#busy(true);
     try {
+      if (await this.#isUnseen()) parts = "answer, photo";
       const response = await fetch(this.#form.action, {
         method: "POST",
         headers: { Accept: "text/html", "X-Fragment": parts },
@@ -352,6 +363,17 @@ class PhotoForm extends HTMLElement {
     }
     history.replaceState(null, "", address);
   }
+}
+
+/**
+ * In place of a preview: what the reader chose, and where its picture will be.
+ * @param {File} file
+ */
+function unseen(file) {
+  const text = document.createElement("span");
+  text.className = "unseen small";
+  text.textContent = `“${file.name}” is chosen. This browser doesn’t show HEIC files; the answer brings the picture.`;
+  return text;
 }
 
 customElements.define("photo-form", PhotoForm);

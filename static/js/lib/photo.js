@@ -34,6 +34,14 @@ async function shrunk(image) {
   return canvas;
 }
 
+/**
+ * Whether a file says that it is HEIC, as phones write it: most browsers don't show that.
+ * @param {File} file
+ */
+export function isHeic({ name, type }) {
+  return /^image\/hei[cf]/.test(type) || /\.hei[cf]$/i.test(name);
+}
+
 /** A file of the reader's, decoded by the browser. Let go of it when another one is chosen. */
 export class LocalPhoto {
   /** @param {File} file */
