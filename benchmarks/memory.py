@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import torch
 from PIL import Image
 from torch import nn
 
@@ -22,11 +21,11 @@ from benchmarks.subjects import (
     Subject,
     random_card,
     random_model,
+    random_network,
     title_of,
 )
 from benchmarks.table import Row, Side
-from cbam.backends.choose import BACKENDS
-from cbam.model import Model
+from cbam.backends.choose import BACKENDS, EAGER, OPENVINO
 
 SECTION = "memory"
 OWN = (OURS, OURS_OV, AS_BUILT)
@@ -79,12 +78,11 @@ def _last_line(text: str) -> str:
 
 def peaks(name: str, plan: Plan) -> dict[str, float]:
     """This process's peaks, in MiB: explain one photo, then a batch, with one side's code."""
-    model = random_model(random_card(plan, "resnet50"))
+    card = random_card(plan, "resnet50")
+    model = random_model(card, OPENVINO if name == OURS_OV else EAGER)
     network: nn.Module = nn.Identity()  # ours has the model's own, and only that
-    if name == OURS_OV:
-        model = Model(model.card, model.network, "openvino")
-    elif name != OURS:
-        network = model.network.to(memory_format=torch.contiguous_format).requires_grad_(True)
+    if name not in (OURS, OURS_OV):
+        network = random_network(card).eval()
     subject = Subject(name, model, network)
     run: Callable[[Sequence[Image.Image]], object] = subject.explained
     if name == AS_BUILT:

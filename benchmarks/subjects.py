@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cbam.attention import PLAIN
+from cbam.backends.choose import EAGER
 from cbam.cards.card import Card
 from cbam.explain.explainer import answer, answer_many
 from cbam.explain.explanation import Explanation
@@ -145,10 +146,15 @@ def title_of(plan: Plan, card: Card) -> str:
     return "tiny " * plan.tiny + card.title
 
 
-def random_model(card: Card) -> Model:
-    """Ours alone, with random weights."""
+def random_model(card: Card, backend: str = EAGER) -> Model:
+    """Ours alone, with random weights, which it holds once, as a loaded one does."""
+    return Model(card, random_network(card), backend, own=True)
+
+
+def random_network(card: Card) -> nn.Module:
+    """As built, with the weights of `random_model`."""
     torch.manual_seed(0)
-    return Model(card, card.network())
+    return card.network()
 
 
 def random_card(plan: Plan, backbone: str, attention: str = PLAIN) -> Card:

@@ -1,12 +1,13 @@
 """A model: trained weights and their card, ready to explain."""
 
+import copy
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,7 +16,7 @@ from cbam.backbones import blocks
 from cbam.backends.choose import EAGER, accelerate, begin, check_backend
 from cbam.cards.card import Card, load_network, read_card
 from cbam.cards.families import available
-from cbam.errors import BadOption, NotAvailable, look_up
+from cbam.errors import BadCard, BadOption, MissingFile, NotAvailable, look_up
 from cbam.explain.explainer import answer
 from cbam.explain.explanation import Explanation
 from cbam.explain.question import DEFAULTS, Layers, Options, resolve
@@ -23,6 +24,7 @@ from cbam.images.photo import Photo
 from cbam.images.photo import open_photo as open_photo
 from cbam.trace.cut import Cut, cut_at
 from cbam.trace.rewrite import Folded, share_weights
+from cbam.undisturbed import undisturbed
 
 CUTS_KEPT = 64  # a model's cuts; anyone may ask for any set of layers
 
@@ -33,37 +35,57 @@ class Model:
     `backend`, a name in BACKENDS or "auto", runs the network up to its last block; the attribute
     `backend` says which one was chosen. Up to earlier blocks, "eager" runs it. Raises UnknownName
     for an unknown back end, NotAvailable for one that this machine lacks.
-    `own`: nobody else has the network, so that it may share its weights with what is made of it.
+    The model answers with a copy of the network, in float32 on the CPU, in eval mode: what anybody
+    does to the network afterwards changes no answer. `own`: nobody else has it, so that it need not
+    be copied, and may share its weights with what is made of it.
+
+    A model that `load` made can be pickled and sent to another process, where it is loaded anew. It
+    can always be copied.
     """
 
+    @undisturbed
     def __init__(
         self, card: Card, network: nn.Module, backend: str = EAGER, own: bool = False
     ) -> None:
         self.card = card
-        self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-        self.layers = blocks(network)
-        self.parameters = sum(parameter.numel() for parameter in network.parameters())
+        mine = network if own else copy.deepcopy(network).to("cpu", torch.float32)
+        self._network = mine.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self.layers = blocks(mine)
+        self.parameters = sum(parameter.numel() for parameter in mine.parameters())
         self._own = own
+        self._loaded_as: tuple[str | Path, str] | None = None  # name or folder, back end
         self._folded: Folded = {}  # shared by all cuts
         self._cuts: OrderedDict[Layers, Cut] = OrderedDict()  # the most recently used comes last
         self._lock = threading.Lock()
         self._wait = self._begin(backend)
 
+    @undisturbed
     def in_backend(self, name: str) -> "Model":
         """This model run by another back end; `name` as at `load`. This one stays as it is.
 
         Both share the network, its weights and the cuts up to earlier blocks. Raises UnknownName,
         NotAvailable.
         """
-        other = copy(self)
-        vars(other).pop("_whole", None)
+        other = copy.copy(self)
+        del vars(other)["_whole"]
         other._own = False  # if it was, the weights are shared already
+        if self._loaded_as is not None:
+            other._loaded_as = (self._loaded_as[0], name)
         other._wait = other._begin(name)
         return other
 
     def _begin(self, backend: str) -> Callable[[], tuple[Cut, str]]:
-        cut = cut_at(self.network, self.layers[-1])
+        cut = cut_at(self._network, self.layers[-1])
         return begin(cut, backend, self.card.preprocess.size_px, self._folded)
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """A copy of the network, for the caller to look at, to change or to train.
+
+        Changes to it change no answer; `Model(model.card, model.network)` answers with them.
+        """
+        _ = self._whole  # it settles where the network's weights lie
+        return undisturbed(copy.deepcopy)(self._network)
 
     @property
     def name(self) -> str:
@@ -75,13 +97,38 @@ class Model:
         """The back end that runs the network up to its last block."""
         return self._whole[1]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By the card: the other process loads the model anew. Raises MissingFile."""
+        if self._loaded_as is None:
+            raise MissingFile(
+                f"Model '{self.name}' was made in memory: there is no folder from which another "
+                "process could load it. Write one with cbam.cards.card.write_card and cbam.load it."
+            )
+        return _loaded_again, (*self._loaded_as, self.card.weights_sha256)
+
+    def __copy__(self) -> "Model":
+        return self.__deepcopy__({})
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Model":
+        """A model of its own with the same answers; what answers never changes, and is shared."""
+        _ = self._whole  # made once for both
+        twin = object.__new__(type(self))
+        vars(twin).update(vars(self))
+        vars(twin).pop("network", None)
+        return twin
+
     @cached_property
     def _whole(self) -> tuple[Cut, str]:
+        return self._made()
+
+    @undisturbed
+    def _made(self) -> tuple[Cut, str]:
         made = self._wait()
         if self._own:
             share_weights(self._folded)
         return made
 
+    @undisturbed
     def cut(self, layers: Layers | None = None) -> Cut:
         """The network cut behind the last of these blocks, by default its last; made once and kept.
 
@@ -92,7 +139,7 @@ class Model:
             return whole
         with self._lock:
             if layers not in self._cuts:
-                cut = cut_at(self.network, layers)
+                cut = cut_at(self._network, layers)
                 side_px = self.card.preprocess.size_px
                 self._cuts[layers], _ = accelerate(cut, EAGER, side_px, self._folded)
                 if len(self._cuts) > CUTS_KEPT:
@@ -134,6 +181,7 @@ def compare(
     return answer(question, open_photo(photo))
 
 
+@undisturbed
 def load(name: str | Path, backend: str = EAGER) -> Model:
     """A bundled model by its name, or any model by its card's folder, to run in `backend`.
 
@@ -141,7 +189,10 @@ def load(name: str | Path, backend: str = EAGER) -> Model:
     """
     card = find_card(name)
     check_backend(backend)
-    return Model(card, load_network(card), backend, own=True)
+    model = Model(card, load_network(card), backend, own=True)
+    by_folder = (Path(name) / "card.toml").is_file()
+    model._loaded_as = (card.folder.resolve() if by_folder else card.name, backend)
+    return model
 
 
 def find_card(name: str | Path) -> Card:
@@ -155,6 +206,14 @@ def find_card(name: str | Path) -> Card:
     if (folder / "card.toml").is_file():
         return read_card(folder)
     return look_up("model", str(name), available())
+
+
+def _loaded_again(name: str | Path, backend: str, weights_sha256: str) -> Model:
+    """The same model in another process. Raises BadCard if there it has other weights."""
+    model = load(name, backend)
+    if model.card.weights_sha256 != weights_sha256:
+        raise BadCard(f"Here model '{name}' has other weights than where it was sent from.")
+    return model
 
 
 @dataclass(frozen=True)

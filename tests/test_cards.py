@@ -181,7 +181,7 @@ def test_a_folder_loads_as_a_model(folder: Path, make_photo: MakePhoto):
 def test_a_loaded_model_holds_its_weights_once(folder: Path, make_photo: MakePhoto):
     model = cbam.load(folder)
     model.explain(make_photo(), layer="layer3.0")
-    held = {each.untyped_storage().data_ptr() for each in model.network.parameters()}
+    held = {each.untyped_storage().data_ptr() for each in model._network.parameters()}
     for cut in (model.cut(), model.cut(("layer3.0",))):
         run = [module for module in cut.trunk.modules() if isinstance(module, nn.Conv2d)]
         assert len(run) > 10

@@ -20,9 +20,9 @@ TESTS = Path(__file__).parent
 
 # A part may import those before it, and itself.
 ORDER = (
-    *("errors", "images", "data", "render", "attention", "backbones", "paper", "detectors"),
-    *("cards", "trace", "explain", "backends", "sheets", "model", "detector", "zoo", "evaluate"),
-    "training",
+    *("errors", "undisturbed", "images", "data", "render", "lettering", "attention", "backbones"),
+    *("paper", "detectors", "cards", "trace", "explain", "backends", "sheets", "model", "detector"),
+    *("zoo", "evaluate", "training"),
 )
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 ROOMS = ("cbam", "app", "benchmarks")

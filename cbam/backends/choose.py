@@ -246,6 +246,6 @@ def _in_backend(cut: Cut, name: str, images: Tensor, folded: Folded) -> Cut:
 
 def _test_picture(side_px: int) -> Tensor:
     """Two smooth random pictures as a network sees them: (2, 3, side_px, side_px)."""
-    blobs = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    blobs = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
     pictures = nn.functional.interpolate(blobs, size=(side_px, side_px), mode="bicubic")
     return pictures.to(memory_format=torch.channels_last)

@@ -48,8 +48,8 @@ class CompiledGates(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = x.contiguous(memory_format=torch.channels_last)
         count, channels, height, width = x.shape
-        channel = torch.empty(count, channels, 1, 1)
-        spatial = torch.empty(count, 1, height, width)
+        channel = torch.empty(count, channels, 1, 1, dtype=x.dtype)
+        spatial = torch.empty(count, 1, height, width, dtype=x.dtype)
         features = x.permute(0, 2, 3, 1).numpy()
         _gates(
             features,

@@ -18,6 +18,7 @@ from cbam.explain.methods import heat_maps
 from cbam.explain.question import Explainable, Layers, Question
 from cbam.explain.targets import AnyOf, ClassLogit, Target, rivals
 from cbam.trace.cut import Cut, Place
+from cbam.undisturbed import undisturbed
 
 
 def answer(question: Question, photo: Image.Image) -> list[Explanation]:
@@ -34,6 +35,7 @@ def answer(question: Question, photo: Image.Image) -> list[Explanation]:
     return found
 
 
+@undisturbed
 def answer_many(
     asked: Sequence[tuple[Question, Image.Image]],
 ) -> list[list[Explanation] | Exception]:

@@ -145,7 +145,7 @@ def fit(
                 torch.stack([each.marked for each in batch]),
             )
             optimizer.zero_grad()
-            sum(losses.values(), torch.zeros(())).backward()  # type: ignore[no-untyped-call]
+            sum(losses.values(), torch.zeros(())).backward()
             nn.utils.clip_grad_norm_(learning, 10.0)
             optimizer.step()
             schedule.step()
