@@ -1,83 +1,121 @@
 """Explanations -> sheets: several models, or one model's gates, in one picture."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from cbam.explain.detection import Detected, Detection
-from cbam.explain.explanation import Explanation
+from cbam.explain.explanation import BlockAttention, Explanation
+from cbam.lettering import KEPT, font, height, wrapped, write
 from cbam.render import channel_bars, spatial_tile
 
 NO_EVIDENCE = "no positive evidence"
+NARROWEST = 160  # px, of a column: most names and numbers fit one line
+TITLE, TEXT, NOTE = 16, 14, 12  # px, of letters
+BLACK, GREY = "black", "#222222"
 BOXES_NAMED = 8  # in a sheet, below each photo
 # Dark enough for white digits, and told apart by colour-blind eyes: Okabe and Ito's, darkened.
 BOX_COLOURS = ("#b34700", "#0060a0", "#00734f", "#9c4a7e", "#5a4a00", "#3a3a3a")
 
 
+@dataclass(frozen=True)
+class _Column:
+    """A picture with words above and below it."""
+
+    title: str
+    picture: Image.Image
+    lines: Sequence[str]
+
+
 def compare_sheet(explanations: Sequence[Explanation], tile_px: int = 300) -> Image.Image:
-    """One row as in the paper's figure: the photo, then each model's map for the same class."""
+    """One row as in the paper's figure: the photo, then each model's map for the same class.
+
+    Pictures have their longest side `tile_px` long. Names and numbers are whole: columns of narrow
+    photos are wider than these, and long names take more lines.
+    """
     first = explanations[0]
-    photo = _tile(first.photo, tile_px)
-    pad, head, foot = 12, 30, 54
-    width = (len(explanations) + 1) * (photo.width + pad) + pad
-    sheet = Image.new("RGB", (width, head + photo.height + foot + pad), "white")
-    draw = ImageDraw.Draw(sheet)
-
-    def column(position: int, title: str, picture: Image.Image, lines: Sequence[str]) -> None:
-        x = pad + position * (photo.width + pad)
-        _text(draw, (x, 8), title, 16, photo.width, "black")
-        sheet.paste(picture, (x, head))
-        for row, line in enumerate(lines):
-            y = head + photo.height + 6 + row * 20
-            _text(draw, (x, y), line, 15 if row == 0 else 13, photo.width, "#222222")
-
-    column(0, "Photo", photo, [f"target: {first.target.label}"])
-    for position, each in enumerate(explanations, start=1):
+    columns = [_Column("Photo", _tile(first.photo, tile_px), [f"target: {first.target.label}"])]
+    for each in explanations:
         top = each.predictions[0]
+        says = f"says: {top.label}{KEPT}({top.probability:.3f})"
         lines = [
-            f"P({each.target.label}) = {each.target.probability:.3f}",
-            NO_EVIDENCE
-            if each.heatmap.max() <= 0
-            else f"says: {top.label} ({top.probability:.3f})",
+            f"P({each.target.label}){KEPT}={KEPT}{each.target.probability:.3f}",
+            NO_EVIDENCE if each.heatmap.max() <= 0 else says,
         ]
-        column(position, each.model, _tile(each.overlay(), tile_px), lines)
+        columns.append(_Column(each.model, _tile(each.overlay(), tile_px), lines))
+    tile = columns[0].picture
+    wide, pad = max(tile.width, NARROWEST), 12
+    titles = [wrapped(each.title, TITLE, wide) for each in columns]
+    texts = [[wrapped(line, TEXT, wide) for line in each.lines] for each in columns]
+    head = 10 + height(max(map(len, titles)), TITLE)
+    foot = 14 + height(max(sum(map(len, text)) for text in texts + [[[""], [""]]]), TEXT) + 2
+    size = (len(columns) * (wide + pad) + pad, head + tile.height + foot + pad)
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    for position, (column, title, text) in enumerate(zip(columns, titles, texts, strict=True)):
+        x = pad + position * (wide + pad)
+        write(draw, (x, 8), title, TITLE, BLACK)
+        sheet.paste(column.picture, (x, head))
+        lines = [line for each in text for line in each]
+        write(draw, (x, head + tile.height + 6), lines, TEXT, GREY)
     return sheet
 
 
 def detect_sheet(found: Sequence[Detected], tile_px: int = 300) -> Image.Image:
-    """A column for each detector: its boxes, and below them its first heat map."""
-    tiles = [_tile(each.photo, tile_px) for each in found]
-    tile, pad, head, foot, line = tiles[0], 12, 30, 30, 18
-    rows = max(len(each.detections[:BOXES_NAMED]) for each in found)
-    names = rows * line + 8
-    mapped = any(each.heatmaps for each in found)
-    width = len(found) * (tile.width + pad) + pad
-    height = head + tile.height + names + mapped * (tile.height + foot) + pad
-    sheet = Image.new("RGB", (width, height), "white")
+    """A column for each detector: its boxes, and below them its first heat map.
+
+    Names and numbers are whole, as on `compare_sheet`.
+    """
+    photos = [_tile(each.photo, tile_px) for each in found]
+    tile, pad = photos[0], 12
+    wide, scale = max(tile.width, NARROWEST), tile.width / found[0].photo.width
+    titles = [wrapped(each.model, TITLE, wide) for each in found]
+    names = [_named(each, wide) for each in found]
+    notes = [_mapped(each, wide) for each in found]
+    head = 14 + height(max(map(len, titles)), TITLE)
+    below = head + tile.height + 6
+    second = below + height(max(map(len, names)), TEXT) + 8
+    shown = any(each.heatmaps for each in found)
+    third = tile.height + 14 + height(max(map(len, notes)), NOTE)
+    size = (len(found) * (wide + pad) + pad, second + shown * third + pad)
+    sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
-    for position, each in enumerate(found):
-        x, scale = pad + position * (tile.width + pad), tile.width / each.photo.width
-        _text(draw, (x, 8), each.model, 16, tile.width, "black")
-        sheet.paste(_boxed(tiles[position], each.detections, scale), (x, head))
-        y = head + tile.height + 6
-        for number, box in enumerate(each.detections[:BOXES_NAMED], 1):
-            colour = BOX_COLOURS[box.index % len(BOX_COLOURS)]
-            text = f"{number} {box.label} {box.score:.2f}"
-            _text(draw, (x, y + (number - 1) * line), text, 14, tile.width, colour)
-        if not each.detections:
-            _text(draw, (x, y), "nothing found", 14, tile.width, "#222222")
-        y = head + tile.height + names
+    for position, (each, photo) in enumerate(zip(found, photos, strict=True)):
+        x = pad + position * (wide + pad)
+        write(draw, (x, 8), titles[position], TITLE, BLACK)
+        sheet.paste(_boxed(photo, each.detections, scale), (x, head))
+        for row, (line, colour) in enumerate(names[position]):
+            write(draw, (x, below + height(row, TEXT)), [line], TEXT, colour)
         for item in each.heatmaps[:1]:
             box = each.detections[item.detection]
             picture = _tile(each.overlay(item), tile_px)
-            sheet.paste(_boxed(picture, [box], scale, item.detection + 1), (x, y))
-            text = f"{each.of} of {item.detection + 1} {box.label}"
-            if item.energy_in_box is None:
-                text = f"{text}: {NO_EVIDENCE}"
-            else:
-                text += f": {item.energy_in_box:.0%} in the box ({item.energy_uniform:.0%} if even)"
-            _text(draw, (x, y + tile.height + 6), text, 13, tile.width, "#222222")
+            sheet.paste(_boxed(picture, [box], scale, item.detection + 1), (x, second))
+        write(draw, (x, second + tile.height + 6), notes[position], NOTE, GREY)
     return sheet
+
+
+def _named(found: Detected, width: int) -> list[tuple[str, str]]:
+    """The first boxes of a detector in words: lines and their colours."""
+    lines = [
+        (line, BOX_COLOURS[box.index % len(BOX_COLOURS)])
+        for number, box in enumerate(found.detections[:BOXES_NAMED], 1)
+        for line in wrapped(f"{number} {box.label}{KEPT}{box.score:.2f}", TEXT, width)
+    ]
+    return lines or [("nothing found", GREY)]
+
+
+def _mapped(found: Detected, width: int) -> list[str]:
+    """What a detector's first heat map shows, in lines."""
+    lines: list[str] = []
+    for item in found.heatmaps[:1]:
+        text = f"{found.of} of {item.detection + 1} {found.detections[item.detection].label}: "
+        if item.energy_in_box is None:
+            text += NO_EVIDENCE
+        else:
+            text += f"{item.energy_in_box:.0%} in the box ({item.energy_uniform:.0%} if even)"
+        lines = wrapped(text, NOTE, width)
+    return lines
 
 
 def _boxed(
@@ -93,50 +131,48 @@ def _boxed(
         draw.rectangle(corners, outline=colour, width=2)
         x, y = max(0.0, corners[0]), max(0.0, corners[1])
         draw.rectangle((x, y, x + 12 + 8 * (number > 9), y + 16), fill=colour)
-        draw.text((x + 3, y), str(number), fill="white", font=ImageFont.load_default(13))
+        draw.text((x + 3, y), str(number), fill="white", font=font(13))
     return copy
 
 
 def attention_sheet(explanation: Explanation, tile_px: int = 150) -> Image.Image:
-    """The gates block by block: planes over the view, and below them vectors as bars."""
+    """The gates block by block: planes over the view, and below them vectors as bars.
+
+    Names and numbers are whole, as on `compare_sheet`.
+    """
     view = explanation.view
     tile = _tile(explanation.photo.crop((view.x0, view.y0, view.x1, view.y1)), tile_px)
-    pad, head, bars, line = 10, 46, 60, 24
+    wide, pad, bars = max(tile.width, NARROWEST), 10, 60
     blocks = explanation.attention
     # For each kind of gate in any block: does it vary over places, over channels?
     kinds = {name: gate for block in blocks for name, gate in block.gates.items()}
     rows = [(name, part) for name in kinds for part in ("plane", "vector")]
     rows = [(name, part) for name, part in rows if getattr(kinds[name], part) is not None]
     rows.sort(key=lambda row: row[1])  # all planes first
-    heights = [(tile.height if part == "plane" else bars) + line for _, part in rows]
-    width = max(len(blocks) * (tile.width + pad) + pad, 420)
+    cells = [[_cell(block, *row, tile, wide, bars) for block in blocks] for row in rows]
+    heights = [
+        (tile.height if part == "plane" else bars)
+        + 8
+        + height(max(len(each.lines) for each in row if each), NOTE)
+        for (_, part), row in zip(rows, cells, strict=True)
+    ]
+    width = max(len(blocks) * (wide + pad) + pad, 420)
+    said = f"{explanation.model}: what its gates did" if blocks else _gateless(explanation.model)
+    title = wrapped(said, TITLE, width - 2 * pad)
+    names = [wrapped(block.block, TEXT, wide) for block in blocks]
+    below = 8 + height(len(title), TITLE)
+    head = below + height(max(map(len, names), default=1), TEXT) + 2
     sheet = Image.new("RGB", (width, head + (sum(heights) or tile.height) + pad), "white")
     draw = ImageDraw.Draw(sheet)
-    title = f"{explanation.model}: what its gates did" if blocks else _gateless(explanation.model)
-    _text(draw, (pad, 6), title, 16, width - 2 * pad, "black")
-    for position, block in enumerate(blocks):
-        x, y = pad + position * (tile.width + pad), head
-        _text(draw, (x, 28), block.block, 13, tile.width, "#222222")
-        for (name, part), height in zip(rows, heights, strict=True):
-            values = getattr(block.gates[name], part) if name in block.gates else None
-            if values is not None:
-                gate = block.gates[name]
-                picture = (
-                    spatial_tile(tile, values)
-                    if part == "plane"
-                    else channel_bars(
-                        values, tile.width, bars, gate.span, gate.base, gate.kind.neutral
-                    )
-                )
-                sheet.paste(picture, (x, y))
-                pooled = ", pooled" if values.size < gate.values.size else ""
-                count = f"{len(values)} ch. " if part == "vector" else ""
-                title = gate.kind.title.removesuffix(" gate")
-                digits = ".2f" if gate.kind.use == "multiplied" else ".2g"
-                low, high = (format(float(end), digits) for end in (values.min(), values.max()))
-                text = f"{title}{pooled} {count}{low}-{high}"
-                _text(draw, (x, y + picture.height + 4), text, 12, tile.width, "#222222")
-            y += height
+    write(draw, (pad, 6), title, TITLE, BLACK)
+    for position, name in enumerate(names):
+        x, y = pad + position * (wide + pad), head
+        write(draw, (x, below), name, TEXT, GREY)
+        for row, high in zip(cells, heights, strict=True):
+            if cell := row[position]:
+                sheet.paste(cell.picture, (x, y))
+                write(draw, (x, y + cell.picture.height + 4), cell.lines, NOTE, GREY)
+            y += high
     return sheet
 
 
@@ -163,11 +199,23 @@ def _tile(image: Image.Image, longest_px: int) -> Image.Image:
     return image.resize(size, Image.Resampling.BILINEAR)
 
 
-def _text(
-    draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int, width: int, fill: str
-) -> None:
-    """A line of text, shortened to fit `width` pixels."""
-    font = ImageFont.load_default(size)
-    while len(text) > 2 and draw.textlength(text, font) > width:
-        text = text[:-2].rstrip() + "…"
-    draw.text(at, text, fill=fill, font=font)
+def _cell(
+    block: BlockAttention, name: str, part: str, tile: Image.Image, wide: int, bars: int
+) -> _Column | None:
+    """One gate of a block as a picture with its range in words; None if the block lacks it."""
+    values = getattr(block.gates[name], part) if name in block.gates else None
+    if values is None:
+        return None
+    gate = block.gates[name]
+    picture = (
+        spatial_tile(tile, values)
+        if part == "plane"
+        else channel_bars(values, wide, bars, gate.span, gate.base, gate.kind.neutral)
+    )
+    title = gate.kind.title.removesuffix(" gate")
+    pooled = ", pooled" if values.size < gate.values.size else ""
+    count = f"{len(values)}{KEPT}ch. " if part == "vector" else ""
+    digits = ".2f" if gate.kind.use == "multiplied" else ".2g"
+    low, high = (format(float(end), digits) for end in (values.min(), values.max()))
+    text = f"{title}{pooled} {count}{low}{KEPT}to{KEPT}{high}"
+    return _Column("", picture, wrapped(text, NOTE, wide))
