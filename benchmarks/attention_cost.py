@@ -3,7 +3,7 @@
 
     python -m benchmarks.attention_cost [--backbone resnet50] [--batch 1] [--rounds 40]
                                         [--threads 2] [--engine openvino ...] [--side 224]
-                                        [--clock cpu] [--profile]
+                                        [--clock cpu] [--profile] [--train [--bf16]]
 
 Every row is a ratio from one run. The networks of an engine take turns, in a new order each round.
 A row shows the median of the rounds' ratios, and the ratio of the fastest rounds, which a busy
@@ -25,6 +25,10 @@ residual sum, which the plain network has as well. The same run measures how lon
 read and write tensors of these sizes. The multiplications of the MLPs and of the 7x7 convolutions
 are counted at the speed that the plain network reaches.
 
+`--train` measures instead what attention costs in training: a whole step, forward and backward, in
+float32 (or, with `--bf16`, under autocast) over that of the plain network. "amax" is CBAM with
+PyTorch's own backward pass of the maximum in place of this project's (cbam/attention/pools.py).
+
 `--profile` prints which operations of the engine "eager" make the difference. It uses torch's
 profiler, which slows small operations down.
 """
@@ -34,7 +38,9 @@ import time
 import timeit
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +49,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import cbam
 from benchmarks.timing import Clock, race
-from cbam.attention import ATTENTION, CBAM, PLAIN
+from cbam.attention import ATTENTION, CBAM, PLAIN, pools
 from cbam.backbones import BACKBONES, blocks
 from cbam.backends.choose import BACKENDS, accelerate
 from cbam.trace.cut import cut_at
@@ -157,6 +163,40 @@ def print_profile(nets: dict[str, nn.Module], images: Tensor, side_px: int, roun
         print(f"{more:+7.2f}  {name}  ({plain[name]:.2f} -> {cbam_ms[name]:.2f})")
 
 
+def step_of(network: nn.Module, images: Tensor, bf16: bool, amax: bool = False) -> Call:
+    """A training step without the optimiser's part, which is the same for all."""
+    network.train().requires_grad_()
+
+    def step(_: Tensor) -> object:
+        network.zero_grad()
+        ours = nullcontext() if not amax else patch.object(pools, "_to_be_trained", lambda x: False)
+        with ours, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = network(images).float().square().mean()
+        torch.autograd.backward(loss)
+        return loss.detach()
+
+    return step
+
+
+def print_training(nets: dict[str, nn.Module], images: Tensor, asked: argparse.Namespace) -> None:
+    """Training steps of all kinds, and of CBAM as it was with PyTorch's backward of `amax`."""
+    clock = time.process_time if asked.clock == "cpu" else time.perf_counter
+    calls = {kind: step_of(network, images, asked.bf16) for kind, network in nets.items()}
+    calls["amax"] = step_of(nets["cbam"], images, asked.bf16, amax=True)
+    del calls[NAIVE]
+    runs = {kind: partial(call, images) for kind, call in calls.items()}
+    times = race("training", runs, asked.rounds, clock=clock)
+    if times.missing:
+        raise SystemExit(dict(times.missing))
+    for kind, ms in times.ms.items():
+        median, fastest = times.row(kind, kind, PLAIN).ratio, min(ms) / min(times.ms[PLAIN])
+        print(
+            f"train      {kind:6} fastest {min(ms):7.1f} ms   ratio: median {median:.3f}, "
+            f"fastest {fastest:.3f}",
+            flush=True,
+        )
+
+
 def main() -> None:
     """Print the table."""
     about = __doc__ or ""
@@ -169,6 +209,8 @@ def main() -> None:
     parser.add_argument("--clock", default="wall", choices=["wall", "cpu"])
     parser.add_argument("--engine", action="append", choices=ENGINES)
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--train", action="store_true")
+    parser.add_argument("--bf16", action="store_true")
     asked = parser.parse_args()
 
     clock = time.process_time if asked.clock == "cpu" else time.perf_counter
@@ -179,8 +221,12 @@ def main() -> None:
     nets = networks(asked.backbone)
     print(
         f"{asked.backbone}, batch {asked.batch}, {asked.side} px, {asked.threads} threads, "
-        f"{asked.clock} time, {asked.rounds} rounds, torch {torch.__version__}; to the last block"
+        f"{asked.clock} time, {asked.rounds} rounds, torch {torch.__version__}; "
+        + ("a training step" if asked.train else "to the last block")
     )
+    if asked.train:
+        print_training(nets, images, asked)
+        return
     if asked.profile:
         print_profile(nets, images, asked.side, asked.rounds)
         return

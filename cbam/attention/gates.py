@@ -11,9 +11,14 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
+from cbam.attention.pools import over_channels, over_places
 from cbam.errors import UnknownName
+
+# Each is one step of a traced network.
+fx.wrap("over_places")
+fx.wrap("over_channels")
 
 ChannelPool = Literal["avg", "max", "both"]
 SpatialSqueeze = Literal["pool", "conv"]
@@ -101,7 +106,8 @@ class ChannelGate(Gate):
             return (x.mean(dim=(2, 3)),)
         if self.pool == "max":
             return (x.amax(dim=(2, 3)),)
-        return x.mean(dim=(2, 3)), x.amax(dim=(2, 3))
+        mean, top = over_places(x)
+        return mean, top
 
     def forward(self, x: Tensor) -> Tensor:
         first, *second = self.pooled(x)
@@ -157,7 +163,8 @@ class SpatialGate(Gate):
         if self.squeeze is not None:
             squeezed: Tensor = self.squeeze(x)
             return squeezed
-        return torch.cat((x.amax(dim=1, keepdim=True), x.mean(dim=1, keepdim=True)), dim=1)
+        pooled: Tensor = over_channels(x)
+        return pooled
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.sigmoid(self.bn(self.conv(self.planes(x))))
