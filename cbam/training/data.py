@@ -25,6 +25,7 @@ from cbam.data.labelled import (
 )
 from cbam.data.parquet import parquet_files, read_rows
 from cbam.errors import BadRecipe, MissingFile
+from cbam.images.preprocess import Preprocess
 from cbam.training.recipe import Recipe
 from cbam.training.views import random_views
 
@@ -176,8 +177,8 @@ def batches(dataset: InMemory, recipe: Recipe, epoch: int, workers: int) -> Data
     )
 
 
-def normalise(photos: Tensor, recipe: Recipe) -> Tensor:
+def normalise(photos: Tensor, seen: Recipe | Preprocess) -> Tensor:
     """uint8 (N, 3, H, W) -> float32, minus mean, by standard deviation, channels last."""
-    mean = torch.tensor(recipe.mean, device=photos.device).view(1, 3, 1, 1)
-    std = torch.tensor(recipe.std, device=photos.device).view(1, 3, 1, 1)
+    mean = torch.tensor(seen.mean, device=photos.device).view(1, 3, 1, 1)
+    std = torch.tensor(seen.std, device=photos.device).view(1, 3, 1, 1)
     return ((photos / 255 - mean) / std).to(memory_format=torch.channels_last)

@@ -50,23 +50,23 @@ def _of_family(
     shared = run.parent / f"{recipe.family}-precision.json"
     if before is None and shared.exists():
         kept: Precision = json.loads(shared.read_text(encoding="utf-8"))["precision"]
-        state.print(f"{run.name}: precision {_named(kept)}, as in {shared}")
+        state.print(f"{run.name}: precision {named(kept)}, as in {shared}")
         return kept
     if before is None:
-        speeds = images_per_s(recipe, attention, state.device)
-        chosen = max(PRECISIONS, key=lambda name: speeds[name])
-        said = ", ".join(f"{_named(name)} {speed:.0f} images/s" for name, speed in speeds.items())
-        state.print(f"{run.name}: precision {_named(chosen)}, the faster one here: {said}")
+        found = images_per_s(recipe, attention, state.device)
+        chosen = max(PRECISIONS, key=lambda name: found[name])
+        said = ", ".join(f"{named(name)} {speed:.0f} images/s" for name, speed in found.items())
+        state.print(f"{run.name}: precision {named(chosen)}, the faster one here: {said}")
     else:
-        speeds, chosen = {}, before
+        found, chosen = {}, before
     if not shared.exists():
         shared.parent.mkdir(parents=True, exist_ok=True)
-        kept_json = json.dumps({"precision": chosen, "images_per_s": speeds})
+        kept_json = json.dumps({"precision": chosen, "images_per_s": found})
         shared.write_text(kept_json + "\n", encoding="utf-8")
     return chosen
 
 
-def _named(precision: Precision) -> str:
+def named(precision: Precision) -> str:
     return "float32" if precision == "no" else precision
 
 
@@ -99,6 +99,15 @@ def images_per_s(
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
+    return speeds(step, recipe.batch_size, clock)
+
+
+def speeds(
+    step: Callable[[Precision], None],
+    batch_size: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[Precision, float]:
+    """How many photos a second a training step takes in each precision."""
     best: dict[Precision, float] = dict.fromkeys(PRECISIONS, math.inf)
     began = clock()
     for number in range(WARM_UP + STEPS):
@@ -109,4 +118,4 @@ def images_per_s(
             step(precision)
             if number >= WARM_UP:
                 best[precision] = min(best[precision], clock() - started)
-    return {precision: recipe.batch_size / seconds for precision, seconds in best.items()}
+    return {precision: batch_size / seconds for precision, seconds in best.items()}

@@ -2,16 +2,17 @@
 
 import math
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file
 
-from cbam.attention import ATTENTION
+from cbam.attention import ATTENTION, PLAIN
 from cbam.backbones import BACKBONES
-from cbam.cards.card import Card, write_card
-from cbam.errors import BadRecipe
+from cbam.cards.card import Card, read_card, write_card
+from cbam.errors import BadCard, BadRecipe
 from cbam.images.preprocess import Preprocess
 
 
@@ -127,8 +128,7 @@ class Recipe(BaseModel):
 
     def model_name(self, attention: str) -> str:
         """`resnet18-cbam-imagenette`; without attention `resnet18-imagenette`."""
-        middle = "" if attention == "none" else f"{attention}-"
-        return f"{self.backbone}-{middle}{self.family}"
+        return model_name(self.backbone, attention, self.family)
 
     def build_options(self, attention: str) -> dict[str, Any]:
         """Keyword arguments for `cbam.build`."""
@@ -140,23 +140,57 @@ class Recipe(BaseModel):
         }
 
 
+def model_name(backbone: str, attention: str, family: str) -> str:
+    """`resnet18-cbam-imagenette`; without attention `resnet18-imagenette`."""
+    middle = "" if attention == PLAIN else f"{attention}-"
+    return f"{backbone}-{middle}{family}"
+
+
 def _half_cosine(done: float) -> float:
     """1 at the start, 0 when `done` reaches 1."""
     return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
 
-def read_recipe(path: Path) -> Recipe:
-    """The recipe in a TOML file. Raises BadRecipe with the reason.
+def recipe_values(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
+    """What a TOML file says, with `changes` such as `start.network=resnet18` made to it.
 
-    `base = "other.toml"` in it: what it leaves out is as in that recipe, which lies beside it.
+    `base = "other.toml"` in it: what it leaves out is as in that recipe, which lies beside it. A
+    change's value is TOML, or a text if it is none. Raises BadRecipe.
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
         if base := values.pop("base", None):
             other = path.with_name(str(base)).read_text(encoding="utf-8")
             values = {**tomllib.loads(other), **values}
-        recipe = Recipe.model_validate(values)
     except (OSError, ValueError) as error:
+        raise BadRecipe(f"{path}: {error}") from error
+    for change in changes:
+        key, equals, text = change.partition("=")
+        if not equals:
+            raise BadRecipe(f"'{change}' changes nothing. Write KEY=VALUE, such as batch_size=32.")
+        *sections, last = key.strip().split(".")
+        inside = values
+        for section in sections:
+            inside = inside.setdefault(section, {})
+            if not isinstance(inside, dict):
+                raise BadRecipe(f"'{change}': '{section}' is no section of {path}.")
+        inside[last] = _value(text.strip())
+    return values
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def read_recipe(path: Path, values: dict[str, Any] | None = None) -> Recipe:
+    """The recipe in a TOML file, or from its `recipe_values`. Raises BadRecipe with the reason."""
+    values = recipe_values(path) if values is None else values
+    try:
+        recipe = Recipe.model_validate(values)
+    except ValueError as error:
         raise BadRecipe(f"{path}: {error}") from error
     if recipe.backbone not in BACKBONES:
         known = ", ".join(BACKBONES)
@@ -191,3 +225,30 @@ def write_model(
         folder=models / name,
     )
     return write_card(card, load_file(weights))
+
+
+def refuse_to_overwrite(folder: Path, run: Path) -> None:
+    """Raises BadRecipe if `folder` holds a model that did not come from the training in `run`.
+
+    A training that is resumed may write its own model again.
+    """
+    card, wrote = folder / "card.toml", run / WROTE
+    if not card.exists():
+        return
+    try:
+        mine = wrote.read_text(encoding="utf-8") == read_card(folder).weights_sha256
+    except (OSError, BadCard):
+        mine = False
+    if not mine:
+        raise BadRecipe(
+            f"{folder} holds another model already. Give the recipe another family, write with "
+            "--models to another folder, or replace that model with --force."
+        )
+
+
+WROTE = "wrote.txt"  # in a training's folder: the sha256 of the weights of the model made of it
+
+
+def remember(card: Card, run: Path) -> None:
+    """Note that the training in `run` wrote this model."""
+    (run / WROTE).write_text(card.weights_sha256, encoding="utf-8")

@@ -11,16 +11,23 @@ GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow and torchvision
 
 
 def random_views(
-    photos: Tensor, size_px: int, crop_scale_min: float, jitter: float, draw: torch.Generator
+    photos: Tensor,
+    size_px: int,
+    crop_scale_min: float,
+    jitter: float,
+    draw: torch.Generator,
+    aspects: Tensor | None = None,
 ) -> Tensor:
     """A random crop of each photo, resized and half of them mirrored, its colours jittered.
 
     uint8 (B, 3, H, W) -> uint8 (B, 3, size_px, size_px). A crop has `crop_scale_min` to all of the
     photo's area: Szegedy et al. 2014, https://arxiv.org/abs/1409.4842, as torchvision's
     RandomResizedCrop, but bilinear, and averaged over 2 x 2 points where a view has half the
-    photo's size or less: for sizes near the photos' own.
+    photo's size or less: for sizes near the photos' own. `aspects` (B,), width / height, are those
+    that the photos had before they were squeezed; by default, those that they have.
     """
     count, _, height, width = photos.shape
+    shape = width / height if aspects is None else aspects
     points = 2 if 2 * size_px <= max(height, width) else 1
 
     def uniform(low: float, high: float) -> Tensor:
@@ -28,8 +35,8 @@ def random_views(
 
     area, aspect = uniform(crop_scale_min, 1), torch.exp(uniform(-ASPECT, ASPECT))
     # Shares of the photo's width and height; a crop that would not fit is cut to the photo.
-    wide = (area * aspect * height / width).sqrt().clamp(max=1)
-    high = (area / aspect * width / height).sqrt().clamp(max=1)
+    wide = (area * aspect / shape).sqrt().clamp(max=1)
+    high = (area / aspect * shape).sqrt().clamp(max=1)
     mirror = torch.where(uniform(0, 1) < 0.5, -1.0, 1.0)
     theta = torch.zeros(count, 2, 3, device=photos.device)
     theta[:, 0, 0], theta[:, 0, 2] = wide * mirror, (1 - wide) * uniform(-1, 1)
