@@ -51,9 +51,9 @@ class _OverPlaces(torch.autograd.Function):
     def backward(ctx: Any, of_mean: Tensor, of_top: Tensor) -> Tensor:
         (at,) = ctx.saved_tensors
         n, c, h, w = ctx.shape
-        shared = of_mean / (h * w)
+        shared: Tensor = of_mean / (h * w)
         shape = (n, h * w, c) if ctx.last else (n, c, h * w)
-        gradient = shared.unsqueeze(ctx.dim).expand(shape).contiguous()
+        gradient: Tensor = shared.unsqueeze(ctx.dim).expand(shape).contiguous()
         gradient.scatter_(ctx.dim, at.unsqueeze(ctx.dim), (shared + of_top).unsqueeze(ctx.dim))
         return (
             gradient.view(n, h, w, c).permute(0, 3, 1, 2) if ctx.last else gradient.view(n, c, h, w)
@@ -74,5 +74,5 @@ class _OverChannels(torch.autograd.Function):
         (at,) = ctx.saved_tensors
         of_top, shared = gradient[:, :1], gradient[:, 1:] / ctx.shape[1]
         order = torch.channels_last if ctx.last else torch.contiguous_format
-        found = shared.expand(ctx.shape).contiguous(memory_format=order)
+        found: Tensor = shared.expand(ctx.shape).contiguous(memory_format=order)
         return found.scatter_(1, at, shared + of_top)
