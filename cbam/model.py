@@ -3,14 +3,14 @@
 import copy
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from cbam.backbones import blocks
 from cbam.backends.choose import EAGER, accelerate, begin, check_backend
@@ -19,11 +19,13 @@ from cbam.cards.families import available
 from cbam.errors import BadCard, BadOption, MissingFile, NotAvailable, look_up
 from cbam.explain.explainer import answer
 from cbam.explain.explanation import Explanation
+from cbam.explain.interventions import Gates
 from cbam.explain.question import DEFAULTS, Layers, Options, resolve
 from cbam.images.photo import Photo
 from cbam.images.photo import open_photo as open_photo
-from cbam.trace.cut import Cut, cut_at
-from cbam.trace.rewrite import Folded, share_weights
+from cbam.trace.cut import Cut, Place, cut_at
+from cbam.trace.intervene import Change, changeable, changed
+from cbam.trace.rewrite import Folded, fuse, share_weights
 from cbam.undisturbed import undisturbed
 
 CUTS_KEPT = 64  # a model's cuts; anyone may ask for any set of layers
@@ -55,7 +57,8 @@ class Model:
         self._own = own
         self._loaded_as: tuple[str | Path, str] | None = None  # name or folder, back end
         self._folded: Folded = {}  # shared by all cuts
-        self._cuts: OrderedDict[Layers, Cut] = OrderedDict()  # the most recently used comes last
+        # The most recently used comes last. Whether its gates are to be told what to say.
+        self._cuts: OrderedDict[tuple[Layers, bool], Cut] = OrderedDict()
         self._lock = threading.Lock()
         self._wait = self._begin(backend)
 
@@ -128,24 +131,47 @@ class Model:
             share_weights(self._folded)
         return made
 
+    @cached_property
+    def gates(self) -> Mapping[str, Place]:
+        """Where its gates stand, by name ("layer1.0.channel"), with the shapes of their maps."""
+        return self._placed()
+
     @undisturbed
-    def cut(self, layers: Layers | None = None) -> Cut:
+    def _placed(self) -> Mapping[str, Place]:
+        side_px = self.card.preprocess.size_px
+        return self.cut().places_for(torch.zeros(1, 3, side_px, side_px))
+
+    @undisturbed
+    def cut(self, layers: Layers | None = None, changes: Mapping[str, Change] | None = None) -> Cut:
         """The network cut behind the last of these blocks, by default its last; made once and kept.
 
-        `layers` as `chosen_layers` gives them: names of blocks in the network's order.
+        `layers` as `chosen_layers` gives them: names of blocks in the network's order. With
+        `changes`, some gates are told what to say, and PyTorch runs it whatever the back end.
         """
         whole, _ = self._whole  # first: it settles where the network's weights lie
-        if layers is None or layers == (self.layers[-1],):
-            return whole
+        layers = layers or (self.layers[-1],)
+        if changes:
+            return changed(self._cut(layers, told=True), changes)
+        return whole if layers == (self.layers[-1],) else self._cut(layers, told=False)
+
+    def _cut(self, layers: Layers, told: bool) -> Cut:
+        """A cut that PyTorch runs, made once and kept."""
         with self._lock:
-            if layers not in self._cuts:
-                cut = cut_at(self._network, layers)
-                side_px = self.card.preprocess.size_px
-                self._cuts[layers], _ = accelerate(cut, EAGER, side_px, self._folded)
+            if (layers, told) not in self._cuts:
+                if told:
+                    cut = changeable(self._network, layers)
+                    assert isinstance(cut.trunk, fx.GraphModule)
+                    with torch.no_grad():
+                        cut = replace(cut, trunk=fuse(cut.trunk, self._folded))
+                else:
+                    side_px = self.card.preprocess.size_px
+                    plain = cut_at(self._network, layers)
+                    cut, _ = accelerate(plain, EAGER, side_px, self._folded)
+                self._cuts[layers, told] = cut
                 if len(self._cuts) > CUTS_KEPT:
                     self._cuts.popitem(last=False)
-            self._cuts.move_to_end(layers)
-            return self._cuts[layers]
+            self._cuts.move_to_end((layers, told))
+            return self._cuts[layers, told]
 
     def explain(
         self,
@@ -155,6 +181,7 @@ class Model:
         layer: str | Sequence[str] | None = None,
         top_k: int = Options.top_k,
         versus: int | str | None = None,
+        gates: Gates | None = None,
     ) -> Explanation:
         """Predictions, heat map and gate maps for a photo.
 
@@ -163,9 +190,11 @@ class Model:
         label, or an everyday word such as "cat"; by default the top class. `method` is a name in
         METHODS. `layer` is a block (`layer4.1`; by
         default the last) or several, whose maps are averaged. `versus` is the class that "finercam"
-        contrasts with. Raises BadImage, UnknownName, OptionClash.
+        contrasts with. `gates` changes what gates say, such as "layer1.0.channel=off, *=0.5": see
+        `cbam.explain.interventions`. Raises BadImage, UnknownName, OptionClash.
         """
-        return compare([self], photo, Options(target, method, layer, top_k, versus=versus))[0]
+        options = Options(target, method, layer, top_k, versus=versus, gates=gates)
+        return compare([self], photo, options)[0]
 
 
 def compare(
@@ -228,6 +257,14 @@ class Unloaded:
         with torch.device("meta"):
             return blocks(self.card.network())
 
-    def cut(self, layers: Layers) -> Cut:
+    @cached_property
+    def gates(self) -> Mapping[str, Place]:
+        """Where its gates stand, as a loaded model has them."""
+        side_px = self.card.preprocess.size_px
+        with torch.device("meta"):
+            cut = cut_at(self.card.network().eval(), self.layers[-1])
+            return cut.places_for(torch.zeros(1, 3, side_px, side_px))
+
+    def cut(self, layers: Layers, changes: Mapping[str, Change] | None = None) -> Cut:
         """Nothing can be asked of it: always raises NotAvailable."""
         raise NotAvailable(f"The weights of '{self.card.name}' are not loaded.")

@@ -17,6 +17,7 @@ BLACK, GREY = "black", "#222222"
 BOXES_NAMED = 8  # in a sheet, below each photo
 # Dark enough for white digits, and told apart by colour-blind eyes: Okabe and Ito's, darkened.
 BOX_COLOURS = ("#b34700", "#0060a0", "#00734f", "#9c4a7e", "#5a4a00", "#3a3a3a")
+CHANGED = "gates changed"
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,12 @@ def compare_sheet(explanations: Sequence[Explanation], tile_px: int = 300) -> Im
     for each in explanations:
         top = each.predictions[0]
         says = f"says: {top.label}{KEPT}({top.probability:.3f})"
+        title = f"{each.model} ({CHANGED})" if each.changed else each.model
         lines = [
             f"P({each.target.label}){KEPT}={KEPT}{each.target.probability:.3f}",
             NO_EVIDENCE if each.heatmap.max() <= 0 else says,
         ]
-        columns.append(_Column(each.model, _tile(each.overlay(), tile_px), lines))
+        columns.append(_Column(title, _tile(each.overlay(), tile_px), lines))
     tile = columns[0].picture
     wide, pad = max(tile.width, NARROWEST), 12
     titles = [wrapped(each.title, TITLE, wide) for each in columns]
@@ -53,9 +55,9 @@ def compare_sheet(explanations: Sequence[Explanation], tile_px: int = 300) -> Im
     size = (len(columns) * (wide + pad) + pad, head + tile.height + foot + pad)
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
-    for position, (column, title, text) in enumerate(zip(columns, titles, texts, strict=True)):
+    for position, (column, name, text) in enumerate(zip(columns, titles, texts, strict=True)):
         x = pad + position * (wide + pad)
-        write(draw, (x, 8), title, TITLE, BLACK)
+        write(draw, (x, 8), name, TITLE, BLACK)
         sheet.paste(column.picture, (x, head))
         lines = [line for each in text for line in each]
         write(draw, (x, head + tile.height + 6), lines, TEXT, GREY)
@@ -158,6 +160,7 @@ def attention_sheet(explanation: Explanation, tile_px: int = 150) -> Image.Image
     ]
     width = max(len(blocks) * (wide + pad) + pad, 420)
     said = f"{explanation.model}: what its gates did" if blocks else _gateless(explanation.model)
+    said += f" ({CHANGED}: an intervention)" if explanation.changed else ""
     title = wrapped(said, TITLE, width - 2 * pad)
     names = [wrapped(block.block, TEXT, wide) for block in blocks]
     below = 8 + height(len(title), TITLE)

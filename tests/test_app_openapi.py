@@ -8,8 +8,15 @@ from fastapi.testclient import TestClient
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
-from app.routes.forms import AttentionFields, ExplainFields, Fields, HeatmapFields, PredictFields
-from app.routes.forms import TargetFields as CompareFields
+from app.routes.forms import (
+    AttentionFields,
+    CompareFields,
+    ExplainFields,
+    Fields,
+    HeatmapFields,
+    InterveneFields,
+    PredictFields,
+)
 
 pytest_plugins = ["app_fixtures"]
 
@@ -21,6 +28,7 @@ POST: dict[str, type[Fields]] = {
     "heatmap": HeatmapFields,
     "compare": CompareFields,
     "attention": AttentionFields,
+    "intervene": InterveneFields,
 }
 PROBLEMS = ("400", "401", "408", "413", "415", "422", "429", "501", "503", "504")
 

@@ -11,6 +11,7 @@ from app.cli import main as cli
 from cbam.cards.card import Card
 from cbam.cards.families import available
 from cbam.errors import OptionClash, UnknownName
+from cbam.model import load
 
 runner = CliRunner()
 
@@ -52,6 +53,30 @@ def test_json_is_the_answer_of_the_api(photo: Path, tiny_card: Card) -> None:
     assert answer["target"] == {"index": 1, "label": target, "indices": []}
     assert answer["results"][0]["model"] == tiny_card.name
     assert answer["results"][0]["heatmaps"][0]["label"] == target
+
+
+def test_changed_gates_are_shown_before_and_after(
+    photo: Path, tiny_card: Card, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.png"
+    arguments = ["explain", str(photo), "--model", str(tiny_card.folder), "--gates"]
+    gates = "layer1.0.channel=off, layer4.1.spatial=0.5"
+    result = runner.invoke(cli.app, [*arguments, gates, "-o", str(out)], env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    for words in ("layer1.0.channel=off", "layer4.1.spatial=0.5", "->", "not a retraining"):
+        assert words in result.output
+    with Image.open(out) as picture:
+        assert picture.width > 2 * 256  # a sheet: a bare overlay could not say it
+    result = runner.invoke(cli.app, [*arguments, gates, "--json"])
+    (found,) = json.loads(result.stdout)["results"]
+    model = load(tiny_card.folder)
+    before = model.explain(photo)
+    after = model.explain(photo, before.target.index, gates=gates)
+    for name, own in (("before", before), ("after", after)):
+        assert found[name]["target_probability"] == pytest.approx(own.target.probability, abs=1e-6)
+    assert found["changed"] == dict(after.changed)
+    result = runner.invoke(cli.app, [*arguments, "layer9.*=off"])
+    assert isinstance(result.exception, UnknownName)
 
 
 def test_layers_and_the_class_to_contrast_with_can_be_named(photo: Path, tiny_card: Card) -> None:

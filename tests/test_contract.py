@@ -45,12 +45,14 @@ ENUMS = {
     "versus": {"enum": list(LABELS)},
     "layer": {"enum": list(BLOCKS)},
     "method": {"enum": list(METHODS)},
+    "gates": {"enum": ["open", "*=0.5", "*.channel=off", "layer1.0.channel[0]=at:0.3"]},
 }
 # Why a form that the schema allows may be refused: what no schema can say.
 BEYOND_SCHEMAS = (
     f"not a {EITHER}",  # Schemathesis sends other bytes as a photo, too
     "To contrast it with",  # two fields that only one method takes together
     "cannot be contrasted with itself",
+    "these models have no gates",
 )
 # A form has text only, and a box that is ticked sends "on".
 BOOLEANS = ["true", "false", "1", "0", "on", "off", "yes", "no", "t", "f", "y", "n"]

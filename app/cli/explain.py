@@ -13,7 +13,8 @@ from cbam.backends.choose import EAGER, check_backend
 from cbam.cards.card import Card
 from cbam.cards.families import available, by_family
 from cbam.errors import BrokenImage, MissingFile
-from cbam.explain.explainer import answer
+from cbam.explain.explainer import answer, before_and_after
+from cbam.explain.explanation import Explanation
 from cbam.explain.methods import METHODS
 from cbam.explain.question import Options, resolve
 from cbam.explain.verdict import verdict
@@ -52,6 +53,13 @@ def explain_command(
         Optional[str],  # noqa: UP045
         typer.Option(help="class that finercam contrasts with; default: the closest ones"),
     ] = None,
+    gates: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="change gates and show before and after: layer1.0.channel=off, *.spatial=0.5; "
+            "open, mean. An intervention on trained networks, not a retraining"
+        ),
+    ] = None,
     top_k: Annotated[
         int, typer.Option(min=1, max=20, help="number of predictions")
     ] = Options.top_k,
@@ -62,20 +70,29 @@ def explain_command(
         check_picture(output)
     check_backend(backend)
     cards = [find_card(name) for name in model] if model else default_family()
-    options = Options(target, method, layer, top_k, versus=versus, in_words=not as_json)
+    options = Options(
+        target, method, layer, top_k, versus=versus, in_words=not as_json, gates=gates
+    )
     resolve([Unloaded(card) for card in cards], options)  # what is wrong shows before the work
     started = time.perf_counter()
     data = read_photo(photo)
     image = decode(data)
     waits = {"decode": (time.perf_counter() - started) * 1000, "queue": 0.0}
-    models = [load(card.folder, backend) for card in cards]
-    explanations = answer(resolve(models, options), image)
+    question = resolve([load(card.folder, backend) for card in cards], options)
+    if gates:
+        before, explanations = before_and_after(question, image)
+    else:
+        before = explanations = answer(question, image)
     if as_json:
         from app.inference.engine import Answer
-        from app.routes.answers import explained
+        from app.routes.answers import explained, intervened
 
-        answered = Answer(explanations, waits, hashlib.sha256(data).hexdigest())
-        show_json(explained(answered).model_dump_json(indent=1))
+        sha256 = hashlib.sha256(data).hexdigest()
+        old, new = (Answer(each, waits, sha256) for each in (before, explanations))
+        made = intervened(old, new) if gates else explained(new)
+        show_json(made.model_dump_json(indent=1))
+    elif gates:
+        _show_changes(before, explanations)
     else:
         found = verdict(explanations)
         say(found.headline)
@@ -93,8 +110,30 @@ def explain_command(
             rows.append((each.model, says, f"{each.target.probability:.1%}", shown))
         show_table(titles, rows)
     if output is not None:
-        sheet = compare_sheet(explanations) if len(explanations) > 1 else explanations[0].overlay()
+        # A sheet says that gates were changed; a bare overlay could not.
+        alone = len(explanations) == 1 and not gates
+        sheet = explanations[0].overlay() if alone else compare_sheet(explanations)
         write_picture(sheet, output)
+
+
+def _show_changes(before: list[Explanation], after: list[Explanation]) -> None:
+    """What each model says with its gates as they are and with changed ones."""
+    label = before[0].target.label
+    rows: list[tuple[str, ...]] = []
+    for old, new in zip(before, after, strict=True):
+        says, then = (each.words[0] for each in (old, new))
+        flips = " (flips)" if old.predictions[0].index != new.predictions[0].index else ""
+        rows.append(
+            (
+                old.model,
+                f"{says.label} {says.probability:.1%}",
+                f"{then.label} {then.probability:.1%}{flips}",
+                f"{old.target.probability:.1%} -> {new.target.probability:.1%}",
+                ", ".join(f"{gate}={how}" for gate, how in new.changed.items()) or "none",
+            )
+        )
+    show_table(("model", "says", "with changed gates", f"P({label})", "changed gates"), rows)
+    say("An intervention on trained networks, not a retraining.")
 
 
 def default_family() -> list[Card]:

@@ -27,10 +27,11 @@ from cbam.cards.families import available, by_family, detectors
 from cbam.detector import Detector, open_detector
 from cbam.errors import BadCard, NotAvailable, TooSlow, UnknownName
 from cbam.explain.detection import Detected, DetectOptions
-from cbam.explain.explainer import answer, answer_many
+from cbam.explain.explainer import answer, answer_many, merged
 from cbam.explain.explanation import Explanation
 from cbam.explain.grad_cam_package import package
-from cbam.explain.question import Layers, Question, resolve
+from cbam.explain.interventions import Changes
+from cbam.explain.question import Layers, Options, Question, resolve
 from cbam.images.decode import decode
 from cbam.images.formats import format_of
 from cbam.model import Model, load
@@ -47,6 +48,9 @@ class Search:
 
 
 Asked = tuple[Question | Search, Image.Image]
+Further = Callable[[Sequence[Explanation]], Question]
+# From the answers to the question before: what shares a run, and what is asked.
+_Ask = Callable[[Sequence[Any]], tuple[Hashable, Question | Search]]
 
 
 @dataclass(frozen=True)
@@ -74,13 +78,14 @@ class _Key:
 
     models: tuple[str, ...]
     layers: tuple[Layers, ...]
+    changes: tuple[Changes, ...]  # of their gates
     alone: object = None  # unique to a costly question, which must not hold up others
 
     @classmethod
     def of(cls, question: Question) -> "_Key":
         names = tuple(model.card.name for model in question.models)
         cheap = question.method.cost_class == "low"
-        return cls(names, question.layers, None if cheap else object())
+        return cls(names, question.layers, question.changes, None if cheap else object())
 
 
 class Engine:
@@ -220,26 +225,80 @@ class Engine:
 
         Raises BadImage, Busy (queue full, stopped), TooSlow.
         """
-        question = replace(question, time_limit_s=self.settings.inference_timeout_s)
-        return Answer(*await self._ask(data, _Key.of(question), question, alive, trace or Trace()))
+        (answer,) = await self.explain_in_turn(data, question, alive, trace)
+        return answer
+
+    async def explain_changed(
+        self,
+        data: bytes,
+        question: Question,
+        alive: Alive,
+        trace: Trace | None = None,
+    ) -> tuple[Answer, Answer]:
+        """`explain` the networks as they are, then with the question's changes of their gates.
+
+        Both answers are about the same class of a photo that is decoded once. A model of which
+        nothing is changed is asked once.
+        """
+        before, after = await self.explain_in_turn(
+            data, question.unchanged, alive, trace, question.after
+        )
+        explanations = merged(question, before.explanations, after.explanations)
+        return before, replace(after, explanations=explanations)
+
+    async def explain_in_turn(
+        self,
+        data: bytes,
+        question: Question,
+        alive: Alive,
+        trace: Trace | None = None,
+        *further: Further,
+    ) -> list[Answer]:
+        """Ask several questions about one upload, which is decoded once; one answer for each.
+
+        Each of `further` makes its question from the answer before it. Raises as `explain` does.
+        """
+        limit_s = self.settings.inference_timeout_s
+
+        def keyed(make: Further) -> _Ask:
+            def ask(before: Sequence[Explanation]) -> tuple[Hashable, Question]:
+                asked = replace(make(before), time_limit_s=limit_s)
+                return _Key.of(asked), asked
+
+            return ask
+
+        asks = [keyed(make) for make in (lambda _: question, *further)]
+        found = await self._ask(data, asks, alive, trace or Trace())
+        return [Answer(*each) for each in found]
 
     async def detect(
         self, data: bytes, search: Search, alive: Alive, trace: Trace | None = None
     ) -> Findings:
         """The same of detectors. The first question to one loads it. Raises as `explain` does."""
         key = ("detect", *(card.name for card in search.cards))
-        answer = await self._ask(data, key, search, alive, trace or Trace())
-        return Findings(*answer, search.options)
+        (found,) = await self._ask(data, [lambda _: (key, search)], alive, trace or Trace())
+        return Findings(*found, search.options)
 
     async def _ask(
-        self, data: bytes, key: Hashable, question: Question | Search, alive: Alive, trace: Trace
-    ) -> tuple[list[Any], dict[str, float], str]:
-        """The models' answers, the milliseconds before them, the sha256 of the photo's file."""
+        self, data: bytes, asks: Sequence[_Ask], alive: Alive, trace: Trace
+    ) -> list[tuple[list[Any], dict[str, float], str]]:
+        """For each question the models' answers, the milliseconds before them, the file's sha256.
+
+        The photo is decoded once. Without models a question has no answers.
+        """
+        found: list[tuple[list[Any], dict[str, float], str]] = []
         try:
             async with self.queue.place():
                 photo = await self.in_picture_thread(self._decode, data, trace)
             with self._holding(photo):
-                explanations, queue_s = await self.queue.ask(key, (question, photo), alive)
+                for ask in asks:
+                    key, asked = ask(found[-1][0] if found else ())
+                    nobody = isinstance(asked, Question) and not asked.models
+                    answers, queue_s = (
+                        ([], 0.0) if nobody else await self.queue.ask(key, (asked, photo), alive)
+                    )
+                    waits = {"decode": trace.stages["decode"] * 1000, "queue": queue_s * 1000}
+                    found.append((answers, waits, trace.sha256))
         except Full:
             raise self._busy("queue_full", "Too many requests wait for the models.") from None
         except Dropped:
@@ -249,12 +308,12 @@ class Engine:
                 f"No answer within {self.settings.inference_timeout_s:g} s. Try again, or ask "
                 "fewer models or a cheaper method."
             ) from None
-        trace.stages["queue"] = queue_s
+        trace.stages["queue"] = sum(waits["queue"] for _, waits, _ in found) / 1000
+        every = [each for answers, _, _ in found for each in answers]
         for part in ("trunk", "head"):
-            trace.stages[part] = sum(each.timing_ms[part] for each in explanations) / 1000
+            trace.stages[part] = sum(each.timing_ms[part] for each in every) / 1000
         trace.answered = time.perf_counter()
-        waits = {name: trace.stages[name] * 1000 for name in ("decode", "queue")}
-        return explanations, waits, trace.sha256
+        return found
 
     @contextmanager
     def _holding(self, photo: Image.Image) -> Iterator[None]:
@@ -308,6 +367,8 @@ class Engine:
             package()
         for model in models:
             answer(resolve([model]), _blank())
+            if model.gates:  # the first change of a gate is as quick as the next
+                answer(resolve([model], Options(gates="*=at:1")), _blank())
             self.models[model.name] = model
         _say_what_runs(models)
         return_freed_memory()

@@ -104,6 +104,12 @@ NoneOfThese = Annotated[
 ]
 
 
+CHANGED: Any = Field(
+    description="gates that were changed and how; if there are any, this is an intervention on a "
+    "trained network"
+)
+
+
 class ModelPrediction(BaseModel):
     """One model's most probable classes."""
 
@@ -112,6 +118,7 @@ class ModelPrediction(BaseModel):
     words: list[Word] = Field(description="everyday words, the most probable first")
     none_of_these: NoneOfThese
     timing_ms: Timing
+    changed: dict[str, str] = CHANGED
 
 
 class ModelAttention(BaseModel):
@@ -120,6 +127,7 @@ class ModelAttention(BaseModel):
     model: str
     view: View
     attention: list[BlockMaps]
+    changed: dict[str, str] = CHANGED
 
 
 class ModelExplanation(BaseModel):
@@ -139,6 +147,7 @@ class ModelExplanation(BaseModel):
     )
     attention: list[BlockMaps]
     timing_ms: Timing
+    changed: dict[str, str] = CHANGED
 
 
 class ImageInfo(BaseModel):
@@ -250,6 +259,26 @@ class Attended(BaseModel):
 
     image: ImageInfo
     results: list[ModelAttention]
+
+
+class ModelIntervention(BaseModel):
+    """One model before and after its gates were changed. It was not retrained."""
+
+    model: str
+    changed: dict[str, str] = CHANGED
+    flipped: bool = Field(description="whether its most probable class is another one")
+    before: ModelExplanation
+    after: ModelExplanation
+
+
+class Intervened(BaseModel):
+    """Answer of /intervene."""
+
+    image: ImageInfo
+    target: Target
+    method: str
+    versus: list[Target] = Field(description="classes that the target was contrasted with")
+    results: list[ModelIntervention]
 
 
 class GateInfo(BaseModel):
@@ -423,23 +452,46 @@ def explained(answer: Answer) -> Explained:
         target=_target(first.target),
         method=first.method,
         versus=[_target(item) for item in first.versus],
+        results=[_explanation(each, answer) for each in answer.explanations],
+    )
+
+
+def _explanation(each: Explanation, answer: Answer) -> ModelExplanation:
+    return ModelExplanation(
+        model=each.model,
+        predictions=_predictions(each),
+        words=_words(each),
+        target_probability=each.target.probability,
+        none_of_these=each.none_of_these,
+        layer=each.layer,
+        view=View(**asdict(each.view)),
+        heatmaps=[
+            ClassMap(index=item.index, label=item.label, map=Map.of(item.map))
+            for item in each.heatmaps
+        ],
+        attention=_blocks(each.attention),
+        timing_ms=_timing(each, answer),
+        changed=dict(each.changed),
+    )
+
+
+def intervened(before: Answer, after: Answer) -> Intervened:
+    """The answer of /intervene."""
+    first = before.explanations[0]
+    return Intervened(
+        image=image_info(before),
+        target=_target(first.target),
+        method=first.method,
+        versus=[_target(item) for item in first.versus],
         results=[
-            ModelExplanation(
-                model=each.model,
-                predictions=_predictions(each),
-                words=_words(each),
-                target_probability=each.target.probability,
-                none_of_these=each.none_of_these,
-                layer=each.layer,
-                view=View(**asdict(each.view)),
-                heatmaps=[
-                    ClassMap(index=item.index, label=item.label, map=Map.of(item.map))
-                    for item in each.heatmaps
-                ],
-                attention=_blocks(each.attention),
-                timing_ms=_timing(each, answer),
+            ModelIntervention(
+                model=old.model,
+                changed=dict(new.changed),
+                flipped=old.predictions[0].index != new.predictions[0].index,
+                before=_explanation(old, before),
+                after=_explanation(new, after),
             )
-            for each in answer.explanations
+            for old, new in zip(before.explanations, after.explanations, strict=True)
         ],
     )
 
@@ -456,6 +508,7 @@ def predicted(answer: Answer) -> Predicted:
                 words=_words(each),
                 none_of_these=each.none_of_these,
                 timing_ms=_timing(each, answer),
+                changed=dict(each.changed),
             )
             for each in answer.explanations
         ],
@@ -468,7 +521,10 @@ def attended(answer: Answer) -> Attended:
         image=image_info(answer),
         results=[
             ModelAttention(
-                model=each.model, view=View(**asdict(each.view)), attention=_blocks(each.attention)
+                model=each.model,
+                view=View(**asdict(each.view)),
+                attention=_blocks(each.attention),
+                changed=dict(each.changed),
             )
             for each in answer.explanations
         ],

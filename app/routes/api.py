@@ -11,14 +11,15 @@ from pydantic import BaseModel
 
 from app.problems import STATUSES, Problem
 from app.routes import answers
-from app.routes.deps import ask, ask_detectors, engine_of, settings_of
+from app.routes.deps import ask, ask_changed, ask_detectors, engine_of, read, settings_of
 from app.routes.forms import (
     AttentionFields,
+    CompareFields,
     DetectFields,
     ExplainFields,
     HeatmapFields,
+    InterveneFields,
     PredictFields,
-    TargetFields,
     body,
 )
 from cbam import render, sheets
@@ -139,6 +140,19 @@ async def explain(request: Request) -> Response:
 
 
 @api.post(
+    "/intervene",
+    response_model=answers.Intervened,
+    responses=PROBLEMS,
+    openapi_extra=body(InterveneFields),
+)
+async def intervene(request: Request) -> Response:
+    """Answers before and after gates were changed. The trained networks are not retrained."""
+    image, fields = await read(request, InterveneFields)
+    asked = await ask_changed(request, image, fields)
+    return await built(request, lambda: answers.intervened(asked.answer, asked.after))
+
+
+@api.post(
     "/heatmap",
     response_class=Response,
     responses={**PROBLEMS, 200: PNG},
@@ -165,11 +179,11 @@ async def heatmap(request: Request) -> Response:
     "/compare",
     response_class=Response,
     responses={**PROBLEMS, 200: PNG},
-    openapi_extra=body(TargetFields),
+    openapi_extra=body(CompareFields),
 )
 async def compare(request: Request) -> Response:
     """All models of a family in one PNG, as in the paper's figure."""
-    asked = await ask(request, TargetFields)
+    asked = await ask(request, CompareFields)
     return await built(request, lambda: sheets.compare_sheet(asked.answer.explanations))
 
 

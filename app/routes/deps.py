@@ -6,6 +6,7 @@ from typing import Generic, TypeVar
 from fastapi import HTTPException, Request
 
 from app.inference.engine import Answer, Engine, Findings, Search
+from app.inference.queue import Alive
 from app.routes.forms import DetectFields, Fields
 from app.routes.uploads import FIELD_NAME, Upload, read_upload
 from app.settings import Settings
@@ -24,6 +25,13 @@ class Asked(Generic[F]):
     fields: F
     models: list[Model]
     answer: Answer
+
+
+@dataclass(frozen=True)
+class Changed(Asked[F]):
+    """The same; `answer` is that of the models as they are, `after` that with changed gates."""
+
+    after: Answer
 
 
 def engine_of(request: Request) -> Engine:
@@ -52,9 +60,15 @@ def ready_engine(request: Request) -> Engine:
 
 async def ask(request: Request, fields_type: type[F]) -> Asked[F]:
     """Read a form of `fields_type` with a photo and ask the models. Raises as its parts do."""
+    image, fields = await read(request, fields_type)
+    return await ask_about(request, image, fields)
+
+
+async def read(request: Request, fields_type: type[F]) -> tuple[bytes, F]:
+    """The photo and the fields of a form. Raises HTTPException, ValidationError."""
     upload = await read_upload(request, settings_of(request))
     fields = fields_type.model_validate(fields_type.values(upload))
-    return await ask_about(request, photo_of(upload), fields)
+    return photo_of(upload), fields
 
 
 def photo_of(upload: Upload) -> bytes:
@@ -67,33 +81,50 @@ def photo_of(upload: Upload) -> bytes:
 
 
 async def ask_about(request: Request, image: bytes, fields: F) -> Asked[F]:
-    """Ask the models that `fields` name about `image`. Only here, names become a question."""
+    """Ask the models that `fields` name about `image`."""
+    models, question = _resolved(request, fields)
+    return Asked(fields, models, await answer_to(request, image, question))
+
+
+async def ask_changed(request: Request, image: bytes, fields: F) -> Changed[F]:
+    """Ask the models that `fields` name about `image`, as they are and with changed gates."""
+    models, question = _resolved(request, fields)
+    before, after = await engine_of(request).explain_changed(
+        image, question, _alive(request), Trace.of(request.scope)
+    )
+    return Changed(fields, models, before, after)
+
+
+def _resolved(request: Request, fields: Fields) -> tuple[list[Model], Question]:
+    """The models that `fields` name, and the question. Only here, names become a question."""
     engine, top_k_max = engine_of(request), settings_of(request).top_k_max
     options = fields.options()
     if options.top_k > top_k_max:
         raise HTTPException(422, f"Field 'top_k' is {options.top_k}; at most {top_k_max}.")
     models = engine.chosen(fields.wanted(engine.families[engine.default_family]), fields.family)
-    return Asked(fields, models, await answer_to(request, image, resolve(models, options)))
+    return models, resolve(models, options)
 
 
 async def answer_to(request: Request, image: bytes, question: Question) -> Answer:
-    """The models' answer; a question whose client has left is dropped."""
+    """The models' answer."""
+    return await engine_of(request).explain(
+        image, question, _alive(request), Trace.of(request.scope)
+    )
+
+
+def _alive(request: Request) -> Alive:
+    """Whether the client is still there; a question whose client has left is dropped."""
 
     async def alive() -> bool:
         return not await request.is_disconnected()
 
-    return await engine_of(request).explain(image, question, alive, Trace.of(request.scope))
+    return alive
 
 
 async def ask_detectors(request: Request) -> Findings:
     """Read a form with a photo and ask the detectors that it names. Raises as its parts do."""
-    upload = await read_upload(request, settings_of(request))
-    fields = DetectFields.model_validate(DetectFields.values(upload))
+    image, fields = await read(request, DetectFields)
     engine, options = engine_of(request), fields.search()
     check_names(options)
     search = Search(engine.chosen_detectors(fields.models, fields.family), options)
-
-    async def alive() -> bool:
-        return not await request.is_disconnected()
-
-    return await engine.detect(photo_of(upload), search, alive, Trace.of(request.scope))
+    return await engine.detect(image, search, _alive(request), Trace.of(request.scope))

@@ -15,6 +15,14 @@ from cbam.images.formats import EITHER
 NOTHING = ("", "null")
 LISTS = ("models", "layer")  # fields that may name several
 Text = Annotated[str, Field(max_length=200)]
+GatesText = Annotated[
+    str,
+    Field(
+        max_length=4000,
+        description="what to change about gates, such as layer1.0.channel=off, *.spatial=0.5; "
+        "alone: open, mean. The answer is then that of an intervention, not of a retrained network",
+    ),
+]
 LayersText = Annotated[str, Field(max_length=500)]  # long enough to name all blocks of a ResNet-101
 
 
@@ -63,17 +71,23 @@ class PredictFields(Fields):
     """/predict"""
 
     top_k: int = Field(Options.top_k, ge=1, description="number of predictions")
+    gates: GatesText = ""
 
     def options(self) -> Options:
-        return Options(top_k=self.top_k, attention=False)
+        return Options(top_k=self.top_k, attention=False, gates=self.gates)
 
 
 class AttentionFields(Fields):
     """/attention"""
 
+    gates: GatesText = ""
+
+    def options(self) -> Options:
+        return Options(gates=self.gates)
+
 
 class TargetFields(Fields):
-    """/compare: what to explain, and how."""
+    """What to explain, and how."""
 
     target: Text = Field(
         "",
@@ -103,7 +117,16 @@ class TargetFields(Fields):
         )
 
 
-class ExplainFields(TargetFields):
+class CompareFields(TargetFields):
+    """/compare"""
+
+    gates: GatesText = ""
+
+    def options(self) -> Options:
+        return replace(super().options(), gates=self.gates)
+
+
+class ExplainFields(CompareFields):
     """/explain"""
 
     top_k: int = Field(
@@ -117,8 +140,14 @@ class ExplainFields(TargetFields):
         return replace(super().options(), top_k=self.top_k, attention=self.attention)
 
 
+class InterveneFields(ExplainFields):
+    """/intervene"""
+
+    gates: GatesText = "open"
+
+
 class HeatmapFields(TargetFields):
-    """/heatmap"""
+    """/heatmap: a picture without words, which could not say that gates were changed."""
 
     model: Text = Field("", description="the model to ask; default: the last of the default family")
     overlay: bool = Field(
@@ -181,6 +210,11 @@ class PageFields(ExplainFields):
 
     top_k: int = Field(10, ge=1)  # the page switches between this many classes without asking again
     photo: Text = Field("", description="file name of a gallery photo; it replaces an upload")
+
+    @property
+    def changes_gates(self) -> bool:
+        """Whether the answer is to be shown before and after gates are changed."""
+        return bool(self.gates.strip())
 
     def options(self) -> Options:
         return replace(super().options(), in_words=True)

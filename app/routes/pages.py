@@ -4,11 +4,13 @@ The page's script asks `POST /` for a fragment with the header `X-Fragment`:
 * `answer`: the answer's section or the error's box alone, without pictures; the script paints the
   maps itself, on the gallery's photo or on the file that it has sent.
 * `answer, photo`: the same with the photo, for a file that the browser cannot decode as we do.
+* `what-if`: only what the models with gates say before and after `gates` are changed.
 """
 
 import base64
 import io
 import tomllib
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,17 +25,27 @@ from app.edge.access import admit
 from app.problems import refusal
 from app.routes import answers
 from app.routes.answers import Map
-from app.routes.deps import Asked, ask_about, engine_of, photo_of, settings_of
+from app.routes.deps import (
+    Asked,
+    Changed,
+    ask_about,
+    ask_changed,
+    engine_of,
+    photo_of,
+    settings_of,
+)
 from app.routes.forms import PageFields
 from app.routes.uploads import Upload, read_upload
 from cbam import ATTENTION, METHODS, __version__, render
 from cbam.errors import CBAMLensError
 from cbam.explain.explanation import Explanation
 from cbam.images.formats import FORMATS, TITLES
+from cbam.model import Model
 
 pages = APIRouter(include_in_schema=False)
 SHOWN_PX = 1024  # longest side of pictures in the page
 FRAGMENT = "X-Fragment"
+WHAT_IF = "what-if"
 
 
 def gallery(static: Path) -> list[dict[str, Any]]:
@@ -78,8 +90,11 @@ async def _answer(request: Request, upload: Upload, asked: bool = True) -> HTMLR
             return await _example(request, fields)
         # Only a pressed gallery button sends `photo`, so it takes precedence over a chosen file.
         image = _gallery_photo(request, fields.photo) if fields.photo else None
-        answer = await ask_about(request, image or photo_of(upload), fields)
         parts = _parts(request)
+        if WHAT_IF in parts:
+            fields = fields.model_copy(update={"models": _with_gates(request, fields)})
+        ask = ask_changed if fields.changes_gates else ask_about
+        answer = await ask(request, image or photo_of(upload), fields)
         result = await engine_of(request).in_picture_thread(_shown, answer, parts)
     except (HTTPException, CBAMLensError, ValidationError) as error:
         return await _rendered(request, fields, error=error)
@@ -99,6 +114,13 @@ async def _example(request: Request, fields: PageFields) -> HTMLResponse:
         answer = await ask_about(request, _gallery_photo(request, name), fields)
         examples[family] = await engine.in_picture_thread(_shown, answer, _parts(request))
     return await _rendered(request, fields, result=examples[family])
+
+
+def _with_gates(request: Request, fields: PageFields) -> list[str]:
+    """Those models of the chosen family that have gates."""
+    engine = engine_of(request)
+    members = engine.families.get(fields.family or engine.default_family, [])
+    return [name for name in members if ATTENTION[engine.cards[name].attention].gates]
 
 
 def _gallery_photo(request: Request, name: str) -> bytes:
@@ -143,7 +165,7 @@ def _render(
         "error": refused,
         "result": result,
     }
-    template = "answer.html"
+    template = "changes.html" if WHAT_IF in _parts(request) else "answer.html"
     if "page" in _parts(request):
         template = "index.html"
         context |= {"photos": photos, "version": __version__, **_form(request, family)}
@@ -213,6 +235,8 @@ def _shown(asked: Asked[PageFields], parts: frozenset[str]) -> dict[str, Any]:
         "overlays": [],
         "gates": [_gates(each, "page" in parts) for each in explanations],
         "unit": METHODS[explanations[0].method].unit,
+        "places": _places(asked.models),
+        "what_if": None,
     }
     if "photo" in parts or "page" in parts:
         shown = explanations[0].photo.copy()
@@ -222,7 +246,37 @@ def _shown(asked: Asked[PageFields], parts: frozenset[str]) -> dict[str, Any]:
             result["photo_uri"] = _uri(shown, "JPEG")
     if "page" in parts:
         result["overlays"] = [_uri(_overlay(each, shown), "JPEG") for each in explanations]
+    if isinstance(asked, Changed):
+        changed = [bool(each.changed) for each in asked.after.explanations]
+        result["what_if"] = answers.intervened(asked.answer, asked.after)
+        result["changed"] = {
+            gate: how for each in asked.after.explanations for gate, how in each.changed.items()
+        }
+        result["changed_overlays"] = [
+            _uri(_overlay(each, shown), "JPEG") if "page" in parts and is_changed else ""
+            for each, is_changed in zip(asked.after.explanations, changed, strict=True)
+        ]
     return result
+
+
+def _places(models: Sequence[Model]) -> list[dict[str, Any]]:
+    """The gates that can be changed, block by block; models that have the same gate share it."""
+    blocks: dict[str, dict[str, dict[str, Any]]] = {}
+    for model in models:
+        for name, place in model.gates.items():
+            gate = blocks.setdefault(place.block, {}).setdefault(
+                name,
+                {
+                    "name": name,
+                    "kind": place.kind,
+                    "paths": place.paths,
+                    "mask": "HW" in place.kind.axes,
+                    "mean": True,
+                },
+            )
+            gate["paths"] = gate["paths"] or place.paths
+            gate["mean"] = gate["mean"] and name in model.card.gate_means
+    return [{"block": block, "gates": list(gates.values())} for block, gates in blocks.items()]
 
 
 def _overlay(explanation: Explanation, shown: Image.Image) -> Image.Image:

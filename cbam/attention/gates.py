@@ -59,6 +59,11 @@ class Gate(nn.Module):
     """
 
     kind: ClassVar[Kind]
+    paths: tuple[str, ...] = ()  # what its answer is the sum of, such as "avg" and "max"
+
+    def weighed(self, x: Tensor, weights: Tensor) -> Tensor:
+        """Its map where each of its `paths` counts by its weight; 1 for all is its own map."""
+        raise NotImplementedError("Only a gate with `paths` is asked for this.")
 
     def dilate(self, factor: int) -> None:
         """See the same with features that are sampled `factor` times more densely.
@@ -95,6 +100,7 @@ class ChannelGate(Gate):
         if pool not in get_args(ChannelPool):
             raise UnknownName.of("channel pooling", pool, get_args(ChannelPool))
         self.pool = pool
+        self.paths = ("avg", "max") if pool == "both" else ()
         hidden = reduced(channels, reduction)
         self.mlp = nn.Sequential(
             nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels)
@@ -115,6 +121,11 @@ class ChannelGate(Gate):
         for each in second:
             logits = logits + self.mlp(each)
         return torch.sigmoid(logits).unsqueeze(-1).unsqueeze(-1)  # (N, C, 1, 1)
+
+    def weighed(self, x: Tensor, weights: Tensor) -> Tensor:
+        average, maximum = map(self.mlp, self.pooled(x))
+        logits = average * weights[0] + maximum * weights[1]
+        return torch.sigmoid(logits).unsqueeze(-1).unsqueeze(-1)
 
 
 class SpatialGate(Gate):
@@ -148,6 +159,7 @@ class SpatialGate(Gate):
                 raise ValueError("SpatialGate(squeeze='conv') needs channels=.")
             self.squeeze = nn.Conv2d(channels, 1, 1, bias=False)
         planes = 1 if squeeze == "conv" else 2
+        self.paths = ("avg", "max") if squeeze == "pool" else ()
         self.conv = nn.Conv2d(planes, 1, kernel, padding=kernel // 2, bias=False)
         self.bn = nn.BatchNorm2d(1, momentum=0.01)
         nn.init.zeros_(self.bn.weight)
@@ -168,3 +180,9 @@ class SpatialGate(Gate):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.sigmoid(self.bn(self.conv(self.planes(x))))
+
+    def weighed(self, x: Tensor, weights: Tensor) -> Tensor:
+        """As for every gate: a plane of weight 0 is zero everywhere, as if it had seen nothing."""
+        own = self.planes(x)  # [max, mean]
+        planes = torch.cat((own[:, :1] * weights[1], own[:, 1:] * weights[0]), dim=1)
+        return torch.sigmoid(self.bn(self.conv(planes)))

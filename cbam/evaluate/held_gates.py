@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, fx
 
 from cbam.evaluate.gate_values import GateValues, seen
 from cbam.evaluate.pairs import paired_difference
 from cbam.model import Model
-from cbam.trace.cut import Cut, cut_at
-from cbam.trace.intervene import Intervened, intervene
+from cbam.trace.cut import Cut
+from cbam.trace.intervene import Change, changeable, changed
 from cbam.trace.rewrite import Folded, fuse
 
 # A way to hold a gate: its means over the photos of both halves, for each photo the number of the
@@ -76,17 +76,13 @@ def hold_kinds(model: Model, values: GateValues, ways: Collection[str] = tuple(W
 
     The photos are those of `values`; each is judged with the means of the half that it is not in.
     """
-    cut = cut_at(model.network, model.layers[-1])
-    folded: Folded = {}
-    groups = kinds_of_gates(cut)
-    plain = _fused(intervene(cut, ()), folded)
-    told = {group: _fused(intervene(cut, names), folded) for group, names in groups.items()}
+    cut = _fused(changeable(model.network, model.layers[-1]), {})
 
     def answer(images: Tensor, held: Ways) -> Tops:
-        found = {AS_IT_IS: _top(plain, images, {})}
-        for group, part in told.items():
+        found = {AS_IT_IS: _top(changed(cut, {}), images)}
+        for group, names in kinds_of_gates(cut).items():
             for way in ways:
-                found[group, way] = _top(part, images, held[way])
+                found[group, way] = _top(_held(cut, names, held[way]), images)
         return found
 
     return _answers(model, values, None, answer)
@@ -98,25 +94,24 @@ def hold_one_by_one(model: Model, values: GateValues, count: int | None = None) 
     Up to a gate's block the network computes what it always does, so only what comes behind is
     computed again.
     """
-    whole = cut_at(model.network, model.layers)
-    before = dict(zip(model.layers[1:], whole.cuts, strict=False))  # block -> the cut before it
     folded: Folded = {}
-    told: dict[str, tuple[Cut | None, Intervened]] = {}  # None: its block is the first
-    for name, place in whole.places.items():
-        start = before.get(place.block)
-        part = intervene(start or whole, [name])
-        told[name] = start, _fused(part, folded, head=start is not None)
-    plain = _fused(intervene(whole, ()), folded)
+    whole = changeable(model.network, model.layers)
+    behind = [_fused(cut, folded, head=True) for cut in whole.passed]
+    whole = _fused(whole, folded)
+    before = dict(zip(model.layers[1:], behind, strict=True))  # block -> the cut before it
 
     def answer(images: Tensor, held: Ways) -> Tops:
-        activation, passed = plain.run_trunk(images, {})
-        found = {AS_IT_IS: _head_top(plain, activation, {})}
-        for name, (start, part) in told.items():
+        plain = changed(whole, {})
+        activation, passed = plain.run_trunk(images)
+        found = {AS_IT_IS: _head_top(plain, activation)}
+        for name, place in whole.places.items():
+            start = before.get(place.block)  # None: its block is the first
             for way in SINGLE_WAYS:
+                part = _held(start or whole, [name], held[way])
                 if start is None:
-                    found[name, way] = _top(part, images, held[way])
+                    found[name, way] = _top(part, images)
                 else:
-                    found[name, way] = _head_top(part, passed[start.layer], held[way])
+                    found[name, way] = _head_top(part, passed[start.layer])
         return found
 
     return _answers(model, values, count, answer)
@@ -149,25 +144,31 @@ def _answers(
     return Answers(targets, columns.pop(AS_IT_IS), columns)
 
 
-def _top(part: Intervened, images: Tensor, gates: Mapping[str, Tensor]) -> Tensor:
+def _held(cut: Cut, names: Sequence[str], maps: Mapping[str, Tensor]) -> Cut:
+    """The cut whose gates of these names say what `maps` say, for each photo of a batch."""
+    return changed(cut, {name: Change.held(maps[name]) for name in names})
+
+
+def _top(cut: Cut, images: Tensor) -> Tensor:
     """The top class of each image: (N,)."""
-    activation, _ = part.run_trunk(images, gates)
-    return _head_top(part, activation, gates)
+    activation, _ = cut.run_trunk(images)
+    return _head_top(cut, activation)
 
 
-def _head_top(part: Intervened, activation: Tensor, gates: Mapping[str, Tensor]) -> Tensor:
+def _head_top(cut: Cut, activation: Tensor) -> Tensor:
     """The top class of each activation: (N,)."""
     with torch.inference_mode():
-        logits, _ = part.run_head(activation, gates)
+        logits, _ = cut.run_head(activation)
     top: Tensor = logits.argmax(dim=1)
     return top
 
 
-def _fused(part: Intervened, folded: Folded, head: bool = False) -> Intervened:
+def _fused(cut: Cut, folded: Folded, head: bool = False) -> Cut:
     """The same in fewer passes over memory: its trunk, or its head."""
-    if head:
-        return replace(part, head=fuse(part.head, folded))
-    return replace(part, trunk=fuse(part.trunk, folded))
+    part = cut.head if head else cut.trunk
+    assert isinstance(part, fx.GraphModule)
+    fused = fuse(part, folded)
+    return replace(cut, head=fused) if head else replace(cut, trunk=fused)
 
 
 def evenly(items: Sequence[T], count: int | None) -> Sequence[T]:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from cbam.backbones import blocks
-from cbam.trace.cut import Cut, cut_at
-from cbam.trace.intervene import intervene
+from cbam.trace.cut import Cut
+from cbam.trace.intervene import Change, changeable, changed
 
 
 def mean_gates(cut: Cut, batches: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -36,13 +36,13 @@ def logits_with_mean_gates(network: nn.Module, batches: Sequence[Tensor]) -> Ten
     Expects eval mode. The means are those of the network as it is. Without gates, these are its
     own logits.
     """
-    cut = cut_at(network, blocks(network)[-1])
-    means = mean_gates(cut, batches)
-    held = intervene(cut, list(means))
+    cut = changeable(network, blocks(network)[-1])
+    means = mean_gates(changed(cut, {}), batches)
+    held = changed(cut, {name: Change.held(mean) for name, mean in means.items()})
     rows: list[Tensor] = []
     for batch in batches:
-        activation, _ = held.run_trunk(batch, means)
+        activation, _ = held.run_trunk(batch)
         with torch.inference_mode():
-            logits, _ = held.run_head(activation, means)
+            logits, _ = held.run_head(activation)
         rows.append(logits)
     return torch.cat(rows)

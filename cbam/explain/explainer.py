@@ -14,6 +14,7 @@ from cbam.cards.card import Card
 from cbam.errors import OptionClash
 from cbam.explain.explanation import BlockAttention, Explanation, GateMap, HeatMap, Prediction
 from cbam.explain.formulas import mean_of_layers
+from cbam.explain.interventions import Changes
 from cbam.explain.methods import heat_maps
 from cbam.explain.question import Explainable, Layers, Question
 from cbam.explain.targets import AnyOf, ClassLogit, Target, rivals
@@ -35,6 +36,28 @@ def answer(question: Question, photo: Image.Image) -> list[Explanation]:
     return found
 
 
+def before_and_after(
+    question: Question, photo: Image.Image
+) -> tuple[list[Explanation], list[Explanation]]:
+    """The answers of the networks as they are, and with the question's changes of their gates.
+
+    Both are about the same class. A model of which nothing is changed has one answer for both.
+    """
+    before = answer(question.unchanged, photo)
+    return before, merged(question, before, answer(question.after(before), photo))
+
+
+def merged(
+    question: Question, before: Sequence[Explanation], after: Sequence[Explanation]
+) -> list[Explanation]:
+    """The answers to `question`, from those before and those of the changed models alone."""
+    new = iter(after)
+    return [
+        next(new) if changed else old
+        for changed, old in zip(question.intervenes, before, strict=True)
+    ]
+
+
 @undisturbed
 def answer_many(
     asked: Sequence[tuple[Question, Image.Image]],
@@ -47,14 +70,15 @@ def answer_many(
     """
     at_work = [_Asked(question, photo) for question, photo in asked]
     for number, model in enumerate(asked[0][0].models if asked else ()):
-        groups: dict[Layers, list[_Asked]] = {}
+        groups: dict[tuple[Layers, Changes], list[_Asked]] = {}
         for each in at_work:
             if each.error is None:
                 with each.own_failure():
                     each.image = model.card.preprocess(each.photo)
-                    groups.setdefault(each.question.layers[number], []).append(each)
-        for layers, group in groups.items():
-            _answer(model, layers, group)
+                    shared = each.question.layers[number], each.question.changes[number]
+                    groups.setdefault(shared, []).append(each)
+        for (layers, changes), group in groups.items():
+            _answer(model, layers, changes, group)
     return [each.answers if each.error is None else each.error for each in at_work]
 
 
@@ -86,10 +110,10 @@ class _Asked:
             self.error = error
 
 
-def _answer(model: Explainable, layers: Layers, group: Sequence[_Asked]) -> None:
+def _answer(model: Explainable, layers: Layers, changes: Changes, group: Sequence[_Asked]) -> None:
     """Add the model's answer to every question of a group, from one trunk pass."""
     try:
-        cut = model.cut(layers)
+        cut = model.cut(layers, changes.gates)
         images = torch.stack([each.image for each in group if each.image is not None])
         images = images.to(memory_format=torch.channels_last)
         started = time.perf_counter()
@@ -100,20 +124,21 @@ def _answer(model: Explainable, layers: Layers, group: Sequence[_Asked]) -> None
             group[0].error = error
         else:  # a faulty question must not fail the others
             for each in group:
-                _answer(model, layers, [each])
+                _answer(model, layers, changes, [each])
         return
     outputs = {**maps, cut.layer: activation}
     for row, each in enumerate(group):
         mine = {name: value[row : row + 1] for name, value in outputs.items()}
         with each.own_failure():
             each.answers.append(
-                _explanation(model, cut, each, images[row : row + 1], mine, trunk_ms)
+                _explanation(model, cut, changes, each, images[row : row + 1], mine, trunk_ms)
             )
 
 
 def _explanation(
     model: Explainable,
     cut: Cut,
+    changes: Changes,
     asked: _Asked,
     image: Tensor,
     outputs: Mapping[str, Tensor],
@@ -188,6 +213,7 @@ def _explanation(
         words=words,
         classes=len(labels),
         none_of_these=bool(model.card.none_of_these(logits)[0]),
+        changed=dict(changes.said),
     )
 
 

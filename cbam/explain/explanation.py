@@ -1,7 +1,7 @@
 """What an explanation is: plain values that travel from the engine to pictures, pages and JSON."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,6 +135,8 @@ class Explanation:
     words: tuple[Prediction, ...] = ()  # the predictions in everyday words: "cat"
     classes: int = 0  # number of classes that the model knows
     none_of_these: bool = False  # the photo may show none of them
+    # Gates that were changed, and how: "layer1.0.channel" -> "off". Then this is an intervention.
+    changed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def heatmap(self) -> Floats:

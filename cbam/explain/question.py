@@ -1,13 +1,16 @@
 """What is asked: options as a caller gives them, resolved once into a question about models."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from cbam.cards.card import Card
 from cbam.errors import OptionClash, UnknownName
+from cbam.explain.explanation import Explanation
+from cbam.explain.interventions import Changes, Gates, changes
 from cbam.explain.methods import GRADCAM, METHODS, Method
-from cbam.trace.cut import Cut
+from cbam.trace.cut import Cut, Place
+from cbam.trace.intervene import Change
 
 Layers = tuple[str, ...]  # blocks of one model, in its network's order, each once
 
@@ -24,6 +27,7 @@ class Options:
     versus: int | str | None = None  # for Finer-CAM: class to contrast with; None: the closest
     time_limit_s: float | None = None  # for methods of many passes; then TooSlow
     in_words: bool = False  # without a target, the first model's top everyday word is explained
+    gates: Gates | None = None  # what to change about them, see `interventions`; None: nothing
 
 
 DEFAULTS = Options()
@@ -38,8 +42,12 @@ class Explainable(Protocol):
     @property
     def layers(self) -> Sequence[str]: ...
 
-    def cut(self, layers: Layers) -> Cut:
-        """The network cut behind the last of these blocks."""
+    @property
+    def gates(self) -> Mapping[str, Place]:
+        """Where its gates stand, by name."""
+
+    def cut(self, layers: Layers, changes: Mapping[str, Change] | None = None) -> Cut:
+        """The network cut behind the last of these blocks; with changes, told what gates say."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +65,39 @@ class Question:
     attention: bool
     time_limit_s: float
     in_words: bool  # without a target: the first model's top word, not class
+    changes: tuple[Changes, ...]  # of each model's gates
+
+    @property
+    def unchanged(self) -> "Question":
+        """The same question to the networks as they are."""
+        return replace(self, changes=tuple(Changes() for _ in self.models))
+
+    @property
+    def intervenes(self) -> tuple[bool, ...]:
+        """For each model, whether any of its gates is changed."""
+        return tuple(map(bool, self.changes))
+
+    def after(self, before: Sequence[Explanation]) -> "Question":
+        """The question to the changed models alone, about the class that was explained before."""
+        chosen = [number for number, changed in enumerate(self.intervenes) if changed]
+        target = before[0].target
+        return replace(
+            self,
+            models=tuple(self.models[number] for number in chosen),
+            layers=tuple(self.layers[number] for number in chosen),
+            changes=tuple(self.changes[number] for number in chosen),
+            target=target.indices or (target.index,),
+            word=target.label if target.indices else "",
+            versus=tuple(each.index for each in before[0].versus),
+        )
 
 
 def resolve(models: Sequence[Explainable], options: Options = DEFAULTS) -> Question:
     """Resolve options into a question about models that know the same classes.
 
-    Raises UnknownName for an unknown method, layer or class, OptionClash for models with different
-    classes and for `versus` with a method that does not contrast.
+    Raises UnknownName for an unknown method, layer, class or gate, OptionClash for models with
+    different classes, for `versus` with a method that does not contrast and for contradictory
+    changes of gates.
     """
     if options.method not in METHODS:
         raise UnknownName.of("CAM method", options.method, METHODS)
@@ -101,6 +135,7 @@ def resolve(models: Sequence[Explainable], options: Options = DEFAULTS) -> Quest
         options.attention,
         float("inf") if options.time_limit_s is None else options.time_limit_s,
         options.in_words and method.groups,
+        changes(models, options.gates),
     )
 
 

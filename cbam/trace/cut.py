@@ -7,7 +7,8 @@ gates behind the cut. Nothing is stored on a module, so any number of threads ma
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,22 +25,46 @@ Maps = Mapping[str, Tensor]
 TRACING = threading.Lock()  # torch.fx patches nn.Module for the whole process while it traces
 
 
+@dataclass(frozen=True)
+class Between:
+    """What stands between every gate and its owner, in a network whose gates can be changed."""
+
+    inputs: Callable[[Gate], Sequence[str]]  # names of the values that it takes for a gate
+    run: Callable[..., Any]  # the gate, its values, its own arguments -> the map its owner gets
+
+
 class Tracer(fx.Tracer):
     """A tracer that remembers each module's output node."""
 
-    def __init__(self) -> None:
+    def __init__(self, between: Between | None = None) -> None:
         super().__init__()
+        self.between = between
+        self.inputs: dict[str, list[fx.Proxy]] = {}
         self.outputs: dict[str, fx.Node] = {}
         self.thread = threading.get_ident()
+
+    def create_args_for_root(self, *args: Any, **kwargs: Any) -> tuple[Any, list[Any]]:
+        function, inputs = super().create_args_for_root(*args, **kwargs)
+        if self.between is not None:  # after the images, before all else
+            for path, module in self.root.named_modules():
+                if isinstance(module, Gate):
+                    names = self.between.inputs(module)
+                    full = [f"{path}.{name}".replace(".", "_") for name in names]
+                    placed = [self.create_proxy("placeholder", name, (), {}) for name in full]
+                    self.inputs[path] = placed
+        return function, inputs
 
     def call_module(
         self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         if threading.get_ident() != self.thread:  # a forward pass in another thread
             return forward(*args, **kwargs)
+        path = self.path_of_module(m)
+        if self.between is not None and isinstance(m, Gate):
+            forward = partial(self.between.run, m, self.inputs[path])
         output = super().call_module(m, forward, args, kwargs)
         if isinstance(output, fx.Proxy):
-            self.outputs[self.path_of_module(m)] = output.node
+            self.outputs[path] = output.node
         return output
 
 
@@ -52,10 +77,12 @@ def traced(module: nn.Module) -> fx.GraphModule:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a gate stands, and what kind it is."""
+    """Where a gate stands, what kind it is, and what of it can be told apart."""
 
     block: str
     kind: Kind
+    paths: tuple[str, ...] = ()  # as in `Gate.paths`
+    shape: tuple[int, ...] = ()  # of its map for one photo, (C, h, w); empty: not known yet
 
 
 @dataclass(frozen=True)
@@ -86,6 +113,18 @@ class Cut:
         names = (*self.trunk_gates, *(cut.layer for cut in self.passed))
         return activation, dict(zip(names, maps, strict=True))
 
+    def places_for(self, images: Tensor) -> dict[str, Place]:
+        """Its places with the shapes of their maps for images of this size (1, 3, H, W)."""
+        if not self.places:
+            return {}
+        activation, maps = self.run_trunk(images)
+        with torch.inference_mode():
+            shapes = {**maps, **self.run_head(activation)[1]}
+        return {
+            name: replace(place, shape=tuple(shapes[name].shape[1:]))
+            for name, place in self.places.items()
+        }
+
     def run_head(self, activation: Tensor) -> tuple[Any, Maps]:
         """Activation (N, C, h, w) -> outputs and the maps of the gates behind the cut.
 
@@ -96,13 +135,15 @@ class Cut:
         return outputs, dict(zip(self.head_gates, maps, strict=True))
 
 
-def cut_at(network: nn.Module, layer: str | Sequence[str]) -> Cut:
+def cut_at(network: nn.Module, layer: str | Sequence[str], between: Between | None = None) -> Cut:
     """Cut `network` behind the module named `layer`. The network itself is left as it is.
 
     Of several layers, it cuts behind the one that is last in the network; the others are `passed`.
+    With `between`, the trunk takes the values of each of its gates after the images, and the head
+    those of each of its own after the activation; `intervene.py` fills them in.
     Raises UnknownName if there is no such module, CannotCut if a path leads around its output.
     """
-    tracer = Tracer()
+    tracer = Tracer(between)
     with TRACING:
         graph = tracer.trace(network)
     layers = [layer] if isinstance(layer, str) else list(dict.fromkeys(layer))
@@ -128,7 +169,7 @@ def _cut(
     places: dict[str, Place] = {}
     for path, module in network.named_modules():
         if isinstance(module, Gate) and path in outputs:
-            place = Place(_block_of(path, network), module.kind)
+            place = Place(_block_of(path, network), module.kind, module.paths)
             name = f"{place.block}.{place.kind.name}"
             name = path if name in gates else name  # a second one of its kind in one block
             gates[name], places[name] = outputs[path], place
@@ -191,12 +232,11 @@ def _subgraph(
         if node is not start:
             open_nodes.extend(node.all_input_nodes)
     part = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
+    copies = {} if start is None else {start: part.placeholder("activation")}  # its first input
+    images = next(node for node in graph.nodes if node.op == "placeholder")
     for node in graph.nodes:
-        if node is start:
-            copies[node] = part.placeholder("activation")
-        elif node in wanted and node.op != "output":
-            if start is not None and node.op == "placeholder":
+        if node in wanted and node is not start and node.op != "output":
+            if start is not None and node is images:
                 return None
             copies[node] = part.node_copy(node, lambda old: copies[old])
     part.output(tuple(copies[node] for node in outputs))

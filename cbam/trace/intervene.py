@@ -1,84 +1,136 @@
-"""Gates as inputs: a cut network takes the maps of chosen gates and computes everything else.
+"""Change what gates say: a cut network whose gates are told, the rest computed as ever.
 
-This intervenes in a trained network without retraining it. A given map replaces the gate's own, and
-later gates see the features that it changed. As in `cut.py`, nothing is stored on a module.
+This intervenes in a trained network without retraining it. Later gates see the features that a
+changed one let through. A network is traced once with a place between every gate and its owner,
+where `keep * map + given` is computed; what to keep and to give are inputs. So another change needs
+no new trace, and as in `cut.py`, nothing is stored on a module.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, nn
 
-from cbam.errors import CBAMLensError, UnknownName
-from cbam.trace.cut import Cut, Maps
-
-
-@dataclass(frozen=True)
-class Intervened:
-    """A cut whose chosen gates are inputs. The cut itself stays as it is."""
-
-    cut: Cut
-    trunk: fx.GraphModule  # images, then a map for each of `trunk_inputs` -> as the cut's trunk
-    head: fx.GraphModule  # activation, then a map for each of `head_inputs` -> as the cut's head
-    trunk_inputs: tuple[str, ...]
-    head_inputs: tuple[str, ...]
-
-    def run_trunk(self, images: Tensor, gates: Mapping[str, Tensor]) -> tuple[Tensor, Maps]:
-        """`Cut.run_trunk` with these maps for the chosen gates, each of a shape that fits.
-
-        A scalar fits every gate: 1 holds it open. The given maps are returned among the others.
-        """
-        with torch.inference_mode():
-            activation, *maps = self.trunk(images, *(gates[name] for name in self.trunk_inputs))
-        names = (*self.cut.trunk_gates, *(each.layer for each in self.cut.passed))
-        return activation, dict(zip(names, maps, strict=True))
-
-    def run_head(self, activation: Tensor, gates: Mapping[str, Tensor]) -> tuple[Any, Maps]:
-        """`Cut.run_head` with these maps for the chosen gates; differentiable in the activation."""
-        outputs, *maps = self.head(activation, *(gates[name] for name in self.head_inputs))
-        return outputs, dict(zip(self.cut.head_gates, maps, strict=True))
+from cbam.attention import Gate
+from cbam.errors import UnknownName
+from cbam.trace.cut import Between, Cut, cut_at
 
 
-def intervene(cut: Cut, gates: Sequence[str]) -> Intervened:
-    """Turn these gates, named as in `cut.places`, into inputs.
+def _number(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float32)
 
-    Raises UnknownName for a gate that the network does not have, CBAMLensError if the cut's trunk
-    runs in a back end: only a traced trunk can be changed.
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """A gate's owner gets `keep * map + given` in place of the gate's own map.
+
+    Both numbers may vary: they fit one photo's map (C, h, w), or those of a batch (N, C, h, w).
+    `paths` are weights of the gate's paths, in their order; empty: each counts as ever.
     """
-    for name in gates:
+
+    keep: Tensor = field(default_factory=lambda: _number(1.0))
+    given: Tensor = field(default_factory=lambda: _number(0.0))
+    paths: tuple[float, ...] = ()
+
+    @classmethod
+    def held(cls, value: Tensor | float) -> "Change":
+        """It says this, whatever the photo: a number, or a map of a shape that fits."""
+        return cls(_number(0.0), value if isinstance(value, Tensor) else _number(value))
+
+    @classmethod
+    def strength(cls, share: float, open_value: float) -> "Change":
+        """It works at a share of its strength: 1 is its own map, 0 leaves all features as they are.
+
+        `open_value` is the value that does so: 1 for a gate that is multiplied.
+        """
+        return cls(_number(share), _number((1 - share) * open_value))
+
+    @classmethod
+    def path(cls, name: str, paths: Sequence[str]) -> "Change":
+        """One of its paths decides alone."""
+        return cls(paths=tuple(float(each == name) for each in paths))
+
+    @classmethod
+    def painted(cls, values: Tensor) -> "Change":
+        """It says these values, and its own where they are NaN."""
+        own = values.isnan()
+        return cls(own.float(), values.masked_fill(own, 0.0))
+
+    def but(self, where: Tensor, other: "Change") -> "Change":
+        """This change, and where the mask is true the other one."""
+        keep = torch.where(where, other.keep, self.keep)
+        return replace(self, keep=keep, given=torch.where(where, other.given, self.given))
+
+    def inputs(self, paths: Sequence[str]) -> tuple[Tensor, ...]:
+        """What the traced network takes for a gate with these paths."""
+        weights = (torch.tensor(self.paths or [1.0] * len(paths)),) if paths else ()
+        return self.keep, self.given, *weights
+
+
+UNCHANGED = Change()
+
+
+def _between(gate: Gate, values: Sequence[Any], *features: Any) -> Any:
+    keep, given, *weights = values
+    own = gate.weighed(*features, *weights) if weights else gate.forward(*features)
+    return own * keep + given
+
+
+def _inputs(gate: Gate) -> tuple[str, ...]:
+    return ("keep", "given", "paths") if gate.paths else ("keep", "given")
+
+
+CHANGEABLE = Between(_inputs, _between)
+
+
+def changeable(network: nn.Module, layer: str | Sequence[str]) -> Cut:
+    """The network cut as by `cut_at`, for `changed`: every gate can be told what to say.
+
+    Its trunk and its head cannot run without that. Raises UnknownName, CannotCut.
+    """
+    return cut_at(network, layer, CHANGEABLE)
+
+
+def changed(cut: Cut, changes: Mapping[str, Change]) -> Cut:
+    """A cut that `changeable` made, with these changes; the gates that they leave out stay.
+
+    It is used as any other cut. Its gate maps are those that the owners got. Raises UnknownName for
+    a gate that the network does not have.
+    """
+    for name in changes:
         if name not in cut.places:
             raise UnknownName.of("gate", name, cut.places)
-    if not isinstance(cut.trunk, fx.GraphModule) or not isinstance(cut.head, fx.GraphModule):
-        raise CBAMLensError(f"The trunk up to '{cut.layer}' runs in a back end. Cut again.")
-    trunk_inputs = tuple(name for name in cut.trunk_gates if name in gates)
-    head_inputs = tuple(name for name in cut.head_gates if name in gates)
-    return Intervened(
+
+    def values(gates: Sequence[str]) -> list[Tensor]:
+        return [
+            value
+            for name in gates
+            for value in changes.get(name, UNCHANGED).inputs(cut.places[name].paths)
+        ]
+
+    return replace(
         cut,
-        _with_inputs(cut.trunk, cut.trunk_gates, trunk_inputs),
-        _with_inputs(cut.head, cut.head_gates, head_inputs),
-        trunk_inputs,
-        head_inputs,
+        trunk=_Told(cut.trunk, values(cut.trunk_gates)),
+        head=partial(_told, cut.head, values(cut.head_gates)),
+        passed=tuple(changed(each, changes) for each in cut.passed),
     )
 
 
-def _with_inputs(
-    part: fx.GraphModule, gates: Sequence[str], chosen: Sequence[str]
-) -> fx.GraphModule:
-    """A copy of trunk or head, whose outputs are (first, *gates, ...), with inputs for `chosen`."""
-    graph = fx.Graph()
-    graph.output(graph.graph_copy(part.graph, {}))
-    changed = fx.GraphModule(part, graph)
-    _, *outputs = next(node for node in graph.nodes if node.op == "output").args[0]
-    start = next(node for node in graph.nodes if node.op == "placeholder")
-    for name in reversed(chosen):  # each is inserted right after the start: begin with the last
-        own = outputs[gates.index(name)]
-        with graph.inserting_after(start):
-            given = graph.placeholder(name.replace(".", "_"))
-        own.replace_all_uses_with(given)
-        graph.erase_node(own)
-    graph.eliminate_dead_code()
-    graph.lint()
-    changed.recompile()
-    return changed.eval()
+def _told(head: Any, values: Sequence[Tensor], activation: Tensor) -> tuple[Any, ...]:
+    outputs: tuple[Any, ...] = head(activation, *values)
+    return outputs
+
+
+class _Told(nn.Module):
+    """A trunk that is given what its gates are to say."""
+
+    def __init__(self, trunk: nn.Module, values: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.trunk, self.values = trunk, values
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        outputs: tuple[Tensor, ...] = self.trunk(images, *self.values)
+        return outputs

@@ -30,7 +30,7 @@ from cbam.errors import BadRecipe
 from cbam.images.preprocess import Preprocess
 from cbam.trace.cut import Cut, cut_at
 from cbam.trace.insert import insert
-from cbam.trace.intervene import Intervened, intervene
+from cbam.trace.intervene import Change, changeable, changed
 from cbam.training.bank import Bank
 from cbam.training.data import normalise
 from cbam.training.plan import Distil, Plan
@@ -53,7 +53,7 @@ class _Member:
     averages_cut: Cut
     optimisers: list[tuple[Optimizer, list[float]]]  # each group's rate at the top of the schedule
     losses: list[Tensor] = field(default_factory=list)  # since the last report
-    at_mean: Intervened | None = None  # the average, its gates as inputs
+    told: Cut | None = None  # the average, its gates to be told what to say
 
     def state(self) -> dict[str, Any]:
         return {
@@ -153,7 +153,7 @@ class _Training:
             _optimisers(name, network, self.plan),
         )
         if member.averages_cut.places:
-            member.at_mean = intervene(member.averages_cut, list(member.averages_cut.places))
+            member.told = changeable(average, last)
         return member
 
     def listen_to(self, teacher: nn.Module | None, preprocess: Preprocess) -> None:
@@ -395,14 +395,15 @@ class _Training:
             right += int((logits.argmax(1) == known).sum())
             maps.append({**trunk_maps, **head_maps})
         found["right"] = round(right / len(photos), 4)
-        if member.at_mean is None:
+        if member.told is None:
             return found
         gates = {name: torch.cat([each[name] for each in maps]) for name in maps[0]}
-        means = {name: gate.mean(0, keepdim=True) for name, gate in gates.items()}
+        means = {name: Change.held(gate.mean(0)) for name, gate in gates.items()}
+        at_mean = changed(member.told, means)
         right = 0
         for images, known in zip(parts, torch.split(self.known, self.plan.batch_size), strict=True):
-            activation, _ = member.at_mean.run_trunk(images, means)
-            logits, _ = member.at_mean.run_head(activation, means)
+            activation, _ = at_mean.run_trunk(images)
+            logits, _ = at_mean.run_head(activation)
             right += int((logits.argmax(1) == known).sum())
         found["right_at_mean"] = round(right / len(photos), 4)
         for kind in dict.fromkeys(place.kind.name for place in member.cut.places.values()):

@@ -6,7 +6,7 @@
 // place. A photo of the reader's own is drawn from its file. A gallery photo's answer is kept in the address, so that it can be shared.
 
 import { all, field, one } from "../lib/dom.js";
-import { onChoice, onTarget } from "../lib/events.js";
+import { onChoice, onGates, onTarget } from "../lib/events.js";
 import { isHeic, LocalPhoto } from "../lib/photo.js";
 
 const MIB = 2 ** 20;
@@ -28,6 +28,7 @@ class PhotoForm extends HTMLElement {
       if (name !== "target") this.#askAgain();
       else if (target) this.#ask({ target });
     });
+    onGates(() => this.#remember());
     this.#listenForDrops();
     this.#resume();
     this.#offerVersus();
@@ -355,6 +356,7 @@ class PhotoForm extends HTMLElement {
       method: this.#method.selectedIndex > 0 ? this.#method.value : "",
       layer: one(this.#form, "[name=layer]", HTMLSelectElement).value,
       versus: !versus || versus.disabled ? "" : versus.value,
+      gates: field(this.#form, "gates", HTMLInputElement)?.value ?? "", // not there without gates
       family: field(this.#form, "family", HTMLSelectElement)?.value ?? "", // hidden if there is one only
     };
     address.search = "";
