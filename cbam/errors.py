@@ -62,8 +62,11 @@ class BadOption(CBAMLensError):
     @classmethod
     def of(cls, name: str, value: object, wanted: str) -> "BadOption":
         """`BadOption.of("top_k", 0, "a whole number from 1")`."""
-        shown = f"'{value[:80]}'" if isinstance(value, str) else repr(value)
-        if len(shown) > 82 or "\n" in shown:  # a tensor, a module: its kind says enough
+        if isinstance(value, str):
+            shown = repr(value[:80])
+        elif isinstance(value, float | None) or (isinstance(value, int) and abs(value) < 2**63):
+            shown = repr(value)
+        else:  # a module, a tensor, a huge number: the kind says enough
             shown = f"of the kind {type(value).__name__}"
         return cls(f"{name} is {shown}; it has to be {wanted}.")
 

@@ -20,7 +20,7 @@ from cbam.errors import BadCard, BadOption, MissingFile, NotAvailable, look_up
 from cbam.explain.explainer import answer
 from cbam.explain.explanation import Explanation
 from cbam.explain.interventions import Gates
-from cbam.explain.question import DEFAULTS, Layers, Options, resolve
+from cbam.explain.question import DEFAULTS, Layers, Options, chosen_layers, resolve
 from cbam.images.photo import Photo
 from cbam.images.photo import open_photo as open_photo
 from cbam.trace.cut import Cut, Place, cut_at
@@ -142,14 +142,18 @@ class Model:
         return self.cut().places_for(torch.zeros(1, 3, side_px, side_px))
 
     @undisturbed
-    def cut(self, layers: Layers | None = None, changes: Mapping[str, Change] | None = None) -> Cut:
+    def cut(
+        self,
+        layers: str | Sequence[str] | None = None,
+        changes: Mapping[str, Change] | None = None,
+    ) -> Cut:
         """The network cut behind the last of these blocks, by default its last; made once and kept.
 
-        `layers` as `chosen_layers` gives them: names of blocks in the network's order. With
-        `changes`, some gates are told what to say, and PyTorch runs it whatever the back end.
+        With `changes`, some gates are told what to say, and PyTorch runs it whatever the back end.
+        Raises UnknownName, BadOption.
         """
         whole, _ = self._whole  # first: it settles where the network's weights lie
-        layers = layers or (self.layers[-1],)
+        layers = chosen_layers(self, layers)
         if changes:
             return changed(self._cut(layers, told=True), changes)
         return whole if layers == (self.layers[-1],) else self._cut(layers, told=False)
@@ -191,7 +195,7 @@ class Model:
         METHODS. `layer` is a block (`layer4.1`; by
         default the last) or several, whose maps are averaged. `versus` is the class that "finercam"
         contrasts with. `gates` changes what gates say, such as "layer1.0.channel=off, *=0.5": see
-        `cbam.explain.interventions`. Raises BadImage, UnknownName, OptionClash.
+        `cbam.explain.interventions`. Raises BadImage, UnknownName, OptionClash, BadOption.
         """
         options = Options(target, method, layer, top_k, versus=versus, gates=gates)
         return compare([self], photo, options)[0]
@@ -204,7 +208,7 @@ def compare(
 ) -> list[Explanation]:
     """Ask several models of one family about the same photo, for the same class: one answer each.
 
-    Raises BadImage, UnknownName, OptionClash.
+    Raises BadImage, UnknownName, OptionClash, BadOption.
     """
     question = resolve(models, options)
     return answer(question, open_photo(photo))

@@ -4,10 +4,13 @@ Colours are computed in float and rounded once. A map is scaled by its own maxim
 one is given. A map with no positive value is never painted.
 """
 
+from numbers import Real
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cbam.errors import BadOption, look_up
 from cbam.images.preprocess import Box
 
 Floats = NDArray[np.float32]
@@ -32,7 +35,7 @@ FLAT = 1e-6  # a gate that varies less says nothing about where
 
 def colour(values: Floats, name: str = "inferno") -> NDArray[np.float32]:
     """Values in [0, 1], any shape -> RGB in 0..255, float32, shape (..., 3)."""
-    stops = np.asarray(COLOUR_MAPS[name], dtype=np.float32)
+    stops = np.asarray(look_up("colour map", name, COLOUR_MAPS), dtype=np.float32)
     position = np.clip(values, 0, 1) * (len(stops) - 1)
     at = np.arange(len(stops))
     channels = [np.interp(position, at, stops[:, channel]) for channel in range(3)]
@@ -72,8 +75,10 @@ def overlay(
 
     `opacity` in [0, 1] is that of the map's hottest cell; colder ones are more transparent, so that
     the photo stays readable. The view loses most of its own colour, so that warm photos are not
-    mistaken for heat. A map without positive evidence leaves the photo as it is.
+    mistaken for heat. A map without positive evidence leaves the photo as it is. Raises BadOption.
     """
+    if not isinstance(opacity, Real) or not 0 <= opacity <= 1:
+        raise BadOption.of("opacity", opacity, "a number from 0 to 1")
     if heatmap.max() <= 0:
         return photo.copy()
     pixels = np.array(photo, dtype=np.float32)

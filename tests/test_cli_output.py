@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -238,3 +239,13 @@ def test_ctrl_c_ends_the_command_with_one_line(tmp_path: Path):
         _, error = running.communicate(timeout=120)
     assert running.returncode == shared.INTERRUPTED
     assert error == b"cbam-lens: interrupted\n"
+
+
+def test_one_file_alone_prints():
+    speaks = re.compile(
+        r"(?<![\w.])print\(|^\s*(from|import) rich|typer\.s?echo|sys\.std(out|err)", re.M
+    )
+    files = [*(ROOT / "app" / "cli").glob("*.py")]
+    found = {file.name for file in files if speaks.search(file.read_text(encoding="utf-8"))}
+    # __main__ speaks for itself when Ctrl-C comes before anything is imported.
+    assert found == {"shared.py", "__main__.py"}

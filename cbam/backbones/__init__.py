@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from cbam.attention import PLAIN
+from cbam.attention import ATTENTION, PLAIN
 from cbam.backbones.mobilenet import mobilenet_x07, mobilenet_x10
 from cbam.backbones.resnet import (
     PLACEMENTS,
@@ -20,7 +20,7 @@ from cbam.backbones.resnet import (
     wide_resnet18_x15,
 )
 from cbam.backbones.vgg import vgg16, vgg16_bn
-from cbam.errors import UnknownName
+from cbam.errors import BadOption, look_up
 
 __all__ = ["BACKBONES", "Backbone", "blocks", "build"]
 
@@ -66,11 +66,13 @@ def build(name: str, attention: str = PLAIN, num_classes: int = 1000, **options:
 
     `options` go to the backbone: `attention_options=` and `width=` to each; to ResNets also
     `stem=`, `stride_in=`, `placement=` and `replace_stride_with_dilation=`. Raises UnknownName for
-    a backbone or attention that is in no table.
+    a backbone or attention that is in no table, BadOption for an impossible number of classes.
     """
-    if name not in BACKBONES:
-        raise UnknownName.of("backbone", name, BACKBONES)
-    return BACKBONES[name].make(attention=attention, num_classes=num_classes, **options)
+    backbone = look_up("backbone", name, BACKBONES)
+    look_up("attention", attention, ATTENTION)
+    if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 1:
+        raise BadOption.of("num_classes", num_classes, "a whole number from 1")
+    return backbone.make(attention=attention, num_classes=num_classes, **options)
 
 
 def blocks(network: nn.Module) -> list[str]:

@@ -29,6 +29,7 @@ from cbam.backbones import BACKBONES, build
 from cbam.cards.int8 import quantise, widen
 from cbam.cards.search import LIMIT, Entry, Found, entries, plain, search
 from cbam.cards.words import grouped
+from cbam.data.text import lines_of, read_text, sentence
 from cbam.errors import BadCard, CBAMLensError, UnknownName
 from cbam.images.preprocess import Preprocess
 
@@ -153,7 +154,7 @@ class Card:
         return search(self._entries, text, limit)
 
     def _exactly(self, text: str) -> tuple[int, ...]:
-        if text.isdecimal() and int(text) < len(self.labels):
+        if text.isdecimal() and len(text) < 20 and int(text) < len(self.labels):
             return (int(text),)
         return self._meant.get(text.casefold(), ())
 
@@ -215,16 +216,18 @@ class Card:
 def read_card(folder: Path) -> Card:
     """The card in a model's folder. Raises BadCard with the reason."""
     try:
-        text = (folder / "card.toml").read_text(encoding="utf-8")
+        text = read_text(folder / "card.toml")
         values = _CardFile.model_validate(tomllib.loads(text)).model_dump()
-        labels = (folder / "labels.txt").read_text(encoding="utf-8").splitlines()
+        labels = lines_of(folder / "labels.txt")
+        if labels == [""]:
+            raise ValueError("labels.txt names no class")
         for key, table in (("attention", ATTENTION), ("backbone", BACKBONES)):
             if values[key] not in table:
                 raise ValueError(f"no {key} '{values[key]}', known: {', '.join(table)}")
         values["folders"] = tuple(values["folders"])
         preprocess = Preprocess(**values.pop("preprocess"))
     except (OSError, tomllib.TOMLDecodeError, TypeError, ValueError) as error:
-        raise BadCard(f"The model card in {folder} cannot be used: {error}") from error
+        raise BadCard(f"The model card in {folder} cannot be used: {sentence(error)}.") from error
     return Card(**values, labels=tuple(labels), preprocess=preprocess, folder=folder)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from cbam.attention import ATTENTION
 from cbam.cards.card import Card, read_card
 from cbam.cards.detector import DetectorCard, is_detector, read_detector_card
+from cbam.errors import BadOption
 
 
 def models_folder() -> Path:
@@ -23,16 +24,19 @@ def by_family(cards: Mapping[str, Card]) -> dict[str, list[str]]:
     return families
 
 
-def available(folder: Path | None = None) -> dict[str, Card]:
+def available(folder: str | Path | None = None) -> dict[str, Card]:
     """The cards of all classifiers in a folder of models, by name.
 
     Each family is together: plain, SE, CBAM in this order. The family that knows the most classes
     comes first: it is everybody's default.
-    Raises BadCard if one of them cannot be used.
+    Raises BadCard if one of them cannot be used, BadOption for what is no folder's name.
     """
+    if folder is not None and not isinstance(folder, str | Path):
+        raise BadOption.of("folder", folder, "the name of a folder with models")
+    folder = Path(folder) if folder else models_folder()
     found = [
         read_card(path.parent)
-        for path in (folder or models_folder()).glob("*/card.toml")
+        for path in folder.glob("*/card.toml")
         if not is_detector(path.parent)
     ]
     order = {name: position for position, name in enumerate(ATTENTION)}

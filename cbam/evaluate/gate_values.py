@@ -27,7 +27,7 @@ CLOSED, OPEN = 0.05, 0.95  # a value below or above is saturated: the sigmoid ha
 STILL = 0.001  # a value that moves less than this from photo to photo is the same for every photo
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sums:
     """A gate's values added up over photos, so that millions of them need no memory.
 
@@ -87,7 +87,7 @@ class Sums:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Seen:
     """A batch of photos as the model takes them, and the part of each that it sees."""
 
@@ -134,7 +134,7 @@ def closeness(side: int) -> NDArray[np.float64]:
     return nearness
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GateValues:
     """What every gate says over some photos, by the gate's name."""
 

@@ -38,7 +38,7 @@ Tops = dict[Held, Tensor]  # the top classes of a batch (N,)
 Ways = Mapping[str, Mapping[str, Tensor]]  # by way, a map for every gate
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Answers:
     """A network's answers to the photos, as it is and with gates held."""
 

@@ -82,7 +82,7 @@ def answer_many(
     return [each.answers if each.error is None else each.error for each in at_work]
 
 
-@dataclass
+@dataclass(eq=False)
 class _Asked:
     """A question on its way from model to model."""
 

@@ -27,7 +27,7 @@ class Prediction:
     indices: tuple[int, ...] = ()  # of a word: its classes, whose probabilities are summed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HeatMap:
     """The heat map of one class: (h, w), raw, zero where nothing speaks for the class.
 
@@ -39,7 +39,7 @@ class HeatMap:
     map: Floats
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GateMap:
     """A gate's output for one photo, along its kind's axes only: (C,), (h, w), (C, h, w) ..."""
 
@@ -99,7 +99,7 @@ class GateMap:
         return self.values.mean(axis=gone) if gone else self.values
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BlockAttention:
     """One block's gates by the name of their kind, in the order in which its module holds them."""
 
@@ -117,9 +117,12 @@ class BlockAttention:
         return self.gates["spatial"].values if "spatial" in self.gates else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Explanation:
-    """One model's answer about one photo."""
+    """One model's answer about one photo.
+
+    It equals itself alone, like all that holds arrays here: compare what you care about.
+    """
 
     model: str
     photo: Image.Image  # upright RGB

@@ -20,7 +20,7 @@ BATCH_FLOATS = 2**22  # most values of the activations in one batch: 16 MiB
 BATCH_IMAGES = 16  # a batch of whole images: as in the grad-cam package
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """One image and one target: everything that a method may use."""
 

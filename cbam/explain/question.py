@@ -2,22 +2,30 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from typing import Protocol
 
+import numpy as np
+
 from cbam.cards.card import Card
-from cbam.errors import OptionClash, UnknownName
+from cbam.errors import BadOption, OptionClash, UnknownName, look_up
 from cbam.explain.explanation import Explanation
 from cbam.explain.interventions import Changes, Gates, changes
 from cbam.explain.methods import GRADCAM, METHODS, Method
 from cbam.trace.cut import Cut, Place
 from cbam.trace.intervene import Change
 
+LAYER = "the name of a block, such as 'layer4.1', or a list of names"
 Layers = tuple[str, ...]  # blocks of one model, in its network's order, each once
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to explain, and how. The defaults are those of the page, the API and the library."""
+    """What to explain, and how. The defaults are those of the page, the API and the library.
+
+    Raises BadOption for a value of the wrong kind or out of range; names are looked up later, by
+    `resolve`, since they depend on the models.
+    """
 
     target: int | str | None = None  # class index, label or word; None: the first model's top class
     method: str = GRADCAM
@@ -28,6 +36,53 @@ class Options:
     time_limit_s: float | None = None  # for methods of many passes; then TooSlow
     in_words: bool = False  # without a target, the first model's top everyday word is explained
     gates: Gates | None = None  # what to change about them, see `interventions`; None: nothing
+
+    def __post_init__(self) -> None:
+        a_class = "a class's index or label, or a word such as 'cat'"
+        _check("target", self.target, self.target is None or _names_a_class(self.target), a_class)
+        _check("versus", self.versus, self.versus is None or _names_a_class(self.versus), a_class)
+        _check("method", self.method, isinstance(self.method, str), "the name of a CAM method")
+        _check(
+            "layer",
+            self.layer,
+            self.layer is None or _names_layers(self.layer),
+            LAYER,
+        )
+        _check("top_k", self.top_k, _is_whole(self.top_k, 1), "a whole number from 1")
+        for name in ("attention", "in_words"):
+            value = getattr(self, name)
+            _check(name, value, isinstance(value, bool | np.bool_), "True or False")
+        limit = self.time_limit_s
+        _check(
+            "time_limit_s",
+            limit,
+            limit is None
+            or (isinstance(limit, Real) and not isinstance(limit, bool) and limit >= 0),
+            "a number of seconds",
+        )
+
+
+def _check(name: str, value: object, fits: bool, wanted: str) -> None:
+    """Raises BadOption unless the value `fits`."""
+    if not fits:
+        raise BadOption.of(name, value, wanted)
+
+
+def _is_whole(value: object, least: int, most: float = float("inf")) -> bool:
+    """Whether it is a whole number, NumPy's too, in this range. True and False are none."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        return False
+    return least <= int(value) <= most
+
+
+def _names_a_class(value: object) -> bool:
+    return isinstance(value, str) or _is_whole(value, 0, 2**63)
+
+
+def _names_layers(value: object) -> bool:
+    return isinstance(value, str) or (
+        isinstance(value, Sequence) and all(isinstance(name, str) for name in value)
+    )
 
 
 DEFAULTS = Options()
@@ -97,11 +152,16 @@ def resolve(models: Sequence[Explainable], options: Options = DEFAULTS) -> Quest
 
     Raises UnknownName for an unknown method, layer, class or gate, OptionClash for models with
     different classes, for `versus` with a method that does not contrast and for contradictory
-    changes of gates.
+    changes of gates, BadOption for what is no list of models or no Options.
     """
-    if options.method not in METHODS:
-        raise UnknownName.of("CAM method", options.method, METHODS)
-    method, card = METHODS[options.method], models[0].card
+    if not isinstance(models, Sequence) or not models or isinstance(models, str):
+        raise BadOption.of("models", models, "a list of models, such as [cbam.load(...)]")
+    for model in models:
+        if not hasattr(model, "card"):
+            raise BadOption.of("A model", model, "what cbam.load returns")
+    if not isinstance(options, Options):
+        raise BadOption.of("options", options, "cbam.Options(...)")
+    method, card = look_up("CAM method", options.method, METHODS), models[0].card
     for model in models:
         if model.card.labels != card.labels:
             raise OptionClash(
@@ -142,8 +202,11 @@ def resolve(models: Sequence[Explainable], options: Options = DEFAULTS) -> Quest
 def chosen_layers(model: Explainable, layer: str | Sequence[str] | None) -> Layers:
     """The layers that `layer` names: one, several, or several in one string with commas between.
 
-    They are in the network's order, each once. By default, the last block. Raises UnknownName.
+    They are in the network's order, each once. By default, the last block. Raises UnknownName,
+    BadOption.
     """
+    if layer is not None and not _names_layers(layer):
+        raise BadOption.of("layer", layer, LAYER)
     given = [layer] if isinstance(layer, str) else layer or []
     names = [name.strip() for each in given for name in each.split(",") if name.strip()]
     for name in names:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from cbam.attention import ATTENTION, PLAIN
 from cbam.backbones import BACKBONES
 from cbam.cards.card import Card, read_card, write_card
+from cbam.data.text import read_text, sentence
 from cbam.errors import BadCard, BadRecipe
 from cbam.images.preprocess import Preprocess
 
@@ -158,12 +159,12 @@ def recipe_values(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
     change's value is TOML, or a text if it is none. Raises BadRecipe.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(read_text(path))
         if base := values.pop("base", None):
-            other = path.with_name(str(base)).read_text(encoding="utf-8")
+            other = read_text(path.with_name(str(base)))
             values = {**tomllib.loads(other), **values}
     except (OSError, ValueError) as error:
-        raise BadRecipe(f"{path}: {error}") from error
+        raise BadRecipe(f"{path}: {sentence(error)}.") from error
     for change in changes:
         key, equals, text = change.partition("=")
         if not equals:
@@ -191,7 +192,7 @@ def read_recipe(path: Path, values: dict[str, Any] | None = None) -> Recipe:
     try:
         recipe = Recipe.model_validate(values)
     except ValueError as error:
-        raise BadRecipe(f"{path}: {error}") from error
+        raise BadRecipe(f"{path}: {sentence(error)}.") from error
     if recipe.backbone not in BACKBONES:
         known = ", ".join(BACKBONES)
         raise BadRecipe(f"{path}: no backbone '{recipe.backbone}'. Known: {known}.")
