@@ -281,3 +281,19 @@ def test_a_recipe_that_cannot_be_read_says_why_in_one_line(tmp_path: Path, data:
     if data is not None:
         path.write_bytes(data)
     assert str(path) in refused(lambda: read_recipe(path), BadRecipe)
+
+
+@pytest.mark.parametrize(
+    "value", [5, None, [], {}, object(), "a\0b.png", "/", "gone.png", b"", b"x"]
+)
+def test_what_is_no_photo_is_refused(value: Any, tiny_model: Model):
+    refused(lambda: tiny_model.explain(value), errors.BadImage)
+
+
+def test_a_picture_that_breaks_off_is_refused_although_it_was_opened(
+    tiny_model: Model, make_photo: Callable[..., Image.Image], tmp_path: Path
+):
+    make_photo().save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:2000])
+    with Image.open(tmp_path / "cut.png") as lazy:
+        refused(lambda: tiny_model.explain(lazy), errors.BrokenImage)

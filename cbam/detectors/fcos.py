@@ -23,7 +23,7 @@ from cbam.backbones.resnet import ResNet
 BODY = "backbone.body."  # how the names of the backbone's modules begin in a detector
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Found:
     """What a detector found in one image, the surest first."""
 

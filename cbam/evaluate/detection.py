@@ -39,7 +39,7 @@ class Said:
     marked: tuple[bool, ...]  # class by class: are all its objects known here?
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Matches:
     """One class's boxes over all photos, matched at an IoU of 0.5."""
 
@@ -49,7 +49,7 @@ class Matches:
     objects: NDArray[np.int64]  # (photos,): how many there are
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Precision:
     """Average precision over classes and class by class, in [0, 1]."""
 
@@ -61,7 +61,7 @@ class Precision:
     matches: tuple[Matches, ...] = field(repr=False)  # class by class
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Measured:
     """What goes onto a detector's card, and its matches for comparing it with others."""
 

@@ -107,7 +107,7 @@ class Detection:
     score: float  # geometric mean of the class's probability and the centredness
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BoxMap:
     """One box's heat map over the whole photo, and how much of it lies in the box.
 
@@ -123,7 +123,7 @@ class BoxMap:
     energy_of_box: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Detected:
     """One detector's answer about one photo."""
 

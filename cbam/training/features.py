@@ -27,7 +27,7 @@ BATCH = 8  # photos of one shape in one pass
 Stages = tuple[Tensor, ...]  # the outputs of a network's last stages, each (N, C, h, w)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Example:
     """One view of a photo: a batch of one as the stages saw it, and its objects."""
 
