@@ -20,6 +20,7 @@ from app.routes.forms import (
     HeatmapFields,
     InterveneFields,
     PredictFields,
+    absent,
     body,
 )
 from cbam import render, sheets
@@ -81,7 +82,9 @@ async def models(request: Request) -> answers.Models:
 async def classes(
     request: Request,
     family: Annotated[
-        str, Query(max_length=200, description="a family; default: the default one")
+        str,
+        Query(max_length=200, description="a family; default: the default one"),
+        absent(""),
     ] = "",
     q: Annotated[
         str,
@@ -90,8 +93,11 @@ async def classes(
             description="part of a class's label or synonym, an everyday word, or a WordNet id; "
             "case, accents and punctuation do not matter; empty: nothing is found",
         ),
+        absent(""),
     ] = "",
-    limit: Annotated[int, Query(ge=1, le=100, description="the largest number of results")] = LIMIT,
+    limit: Annotated[
+        int, Query(ge=1, le=100, description="the largest number of results"), absent(LIMIT)
+    ] = LIMIT,
 ) -> Response:
     """Search a family's classes by name, synonym, everyday word or WordNet id, best match first."""
     engine = engine_of(request)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from app.routes.uploads import FIELD_NAME, Upload
 from cbam.errors import OptionClash
@@ -13,6 +13,17 @@ from cbam.images.formats import EITHER
 
 # In a form, an empty text means that none was given; so does what JavaScript makes of null.
 NOTHING = ("", "null")
+
+
+def absent(default: Any) -> BeforeValidator:
+    """For a query parameter outside a form: an empty one is an absent one."""
+
+    def given(value: Any) -> Any:
+        return default if isinstance(value, str) and value.strip() in NOTHING else value
+
+    return BeforeValidator(given)
+
+
 LISTS = ("models", "layer")  # fields that may name several
 Text = Annotated[str, Field(max_length=200)]
 GatesText = Annotated[
