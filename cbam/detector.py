@@ -13,10 +13,12 @@ from cbam.cards.detector import DetectorCard, is_detector, load_detector, read_d
 from cbam.cards.families import models_folder
 from cbam.detectors import BODY, FCOS
 from cbam.explain.detection import Detected, DetectOptions, find
-from cbam.model import Model, open_photo
+from cbam.images.photo import Photo, open_photo
+from cbam.model import Model
 from cbam.model import load as load_model
 from cbam.trace.cut import Cut, cut_at
 from cbam.trace.rewrite import Folded, share_weights
+from cbam.undisturbed import undisturbed
 
 DEFAULT = DetectOptions()
 
@@ -50,6 +52,7 @@ class Detector:
         """The block that is explained by default: the last of those that can be."""
         return self.layers[-1]
 
+    @undisturbed
     def cut(self, layer: str) -> Cut:
         """The network cut behind a block of `layers`; made once and kept."""
         with self._lock:
@@ -60,7 +63,7 @@ class Detector:
 
     def detect(
         self,
-        photo: str | Path | bytes | Image.Image,
+        photo: Photo,
         score: float = DEFAULT.score,
         maps: int = DEFAULT.maps,
         box: tuple[float, float, float, float] | None = None,
@@ -68,7 +71,7 @@ class Detector:
         method: str = DEFAULT.method,
         layer: str | None = None,
     ) -> Detected:
-        """Boxes on a photo (a path, a file's bytes or a PIL image), with heat maps of some.
+        """Boxes on a photo, as `open_photo` takes it, with heat maps of some.
 
         `score`: least score of a box. `maps`: how many boxes, the surest ones, get a heat map; or
         `box`, in pixels of the upright photo: the one that overlaps most with it. `of` is what a
@@ -86,7 +89,7 @@ class Detector:
 
 def detect(
     models: Sequence[Detector],
-    photo: str | Path | bytes | Image.Image,
+    photo: Photo,
     options: DetectOptions = DEFAULT,
 ) -> list[Detected]:
     """Ask several detectors about the same photo. Raises BadImage, UnknownName, OptionClash."""
@@ -94,6 +97,7 @@ def detect(
     return [find(model, opened, options) for model in models]
 
 
+@undisturbed
 def open_detector(card: DetectorCard) -> Detector:
     """The detector of a card. Raises BadCard."""
     return Detector(card, load_detector(card))

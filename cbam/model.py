@@ -21,8 +21,7 @@ from cbam.explain.explainer import answer
 from cbam.explain.explanation import Explanation
 from cbam.explain.interventions import Gates
 from cbam.explain.question import DEFAULTS, Layers, Options, chosen_layers, resolve
-from cbam.images.photo import Photo
-from cbam.images.photo import open_photo as open_photo
+from cbam.images.photo import Photo, open_photo
 from cbam.trace.cut import Cut, Place, cut_at
 from cbam.trace.intervene import Change, changeable, changed
 from cbam.trace.rewrite import Folded, fuse, share_weights

@@ -17,7 +17,7 @@ from cbam.data.boxed import Boxed
 from cbam.detector import Detector
 from cbam.errors import NotAvailable
 from cbam.explain.detection import Detected, DetectOptions, overlap
-from cbam.model import open_photo
+from cbam.images.photo import open_photo
 
 ROUNDS = 1000
 COMMAND = "cbam-lens evaluate --boxed"

@@ -13,8 +13,9 @@ from cbam.explain.explainer import answer
 from cbam.explain.explanation import Floats
 from cbam.explain.methods import GRADCAM
 from cbam.explain.question import Options, resolve
+from cbam.images.photo import open_photo
 from cbam.images.preprocess import Box
-from cbam.model import Model, open_photo
+from cbam.model import Model
 from cbam.render import enlarged
 
 GRID = 224  # maps and boxes are compared on a grid of this many cells a side, over the view

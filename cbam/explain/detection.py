@@ -24,6 +24,7 @@ from cbam.explain.explanation import BlockAttention, Floats
 from cbam.explain.formulas import gradcam
 from cbam.images.preprocess import Box
 from cbam.trace.cut import Cut
+from cbam.undisturbed import undisturbed
 
 BOXES_AT_ONCE = 8  # rows of one pass through the head
 OVERLAP = 0.5  # least IoU of two models' boxes around the same thing
@@ -173,6 +174,7 @@ def check_names(options: DetectOptions) -> None:
             raise OptionClash(f"'{name}' is {value:g}; it has to lie between 0 and 1.")
 
 
+@undisturbed
 def find(model: Detecting, photo: Image.Image, options: DetectOptions) -> Detected:
     """One detector's boxes on a photo (upright RGB), heat maps of some, and its gate maps.
 
