@@ -231,6 +231,13 @@ def with_alpha(clear: Item) -> bytes:
     return heic(Item(), clear).replace(link, b"auxl")
 
 
+def test_a_heic_with_transparency_may_have_half_the_pixels():
+    clear = Item(properties=(box(b"hvcC", CODEC), size(64, 64), ALPHA), hidden=True)
+    assert decode(with_alpha(clear), max_pixels=8192).size == (64, 64)
+    with pytest.raises(ImageTooLarge, match="HEIC with transparency"):
+        decode(with_alpha(clear), max_pixels=8191)
+
+
 def test_an_alpha_picture_lays_the_photo_on_white():
     clear = Item(properties=(box(b"hvcC", CODEC), size(64, 64), ALPHA), hidden=True)
     plain, found = (np.asarray(decode(each), dtype=int) for each in (heic(), with_alpha(clear)))

@@ -19,6 +19,7 @@ from cbam.images.strangers import AS_JPEG, jpeg_trouble, unread
 MAX_PIXELS = 40_000_000
 MAX_SIDE_PX = 16_384
 CMYK_DIVISOR = 2  # like Format.divisor, for CMYK in any format
+ALPHA_DIVISOR = 2  # likewise, for HEIC with transparency, which may have 16 bits a channel
 TILES = 2  # as many times the allowed pixels may be decoded for one picture: tiles stick out
 
 # What turns a photo with this EXIF orientation upright.
@@ -45,7 +46,7 @@ def decode(
     white; the orientation is applied and all other metadata is dropped. There is no smallest size:
     a photo of one pixel is a photo.
     A pixel takes 4 bytes in the end and up to 10 while decoding. Decoders of WebP, CMYK and HEIC
-    take up to 16, so such photos may have fewer pixels.
+    take up to 20, so such photos may have fewer pixels.
     Raises NotAnImage (none of FORMATS), ImageTooLarge, BrokenImage (truncated, malformed).
     """
     check_structure(data)
@@ -107,7 +108,11 @@ def _check_size(
     """Raises ImageTooLarge, and BrokenImage for a picture without a size."""
     width, height = image.size
     kind = kind or FORMATS["JPEG"]
-    name, divisor = ("CMYK", CMYK_DIVISOR) if image.mode == "CMYK" else (kind.title, kind.divisor)
+    name, divisor = kind.title, kind.divisor
+    if image.mode == "CMYK":
+        name, divisor = "CMYK", CMYK_DIVISOR
+    elif kind is HEIC and image.has_transparency_data:
+        name, divisor = "HEIC with transparency", ALPHA_DIVISOR
     pixels = int(max_pixels / divisor)
     if not width * height:
         raise BrokenImage("The image does not say how large it is. Save it again and send that.")
