@@ -1,6 +1,7 @@
 """Whatever a caller has set in PyTorch, a model answers the same and leaves the setting."""
 
 import copy
+import dataclasses
 import itertools
 import multiprocessing
 import pickle
@@ -20,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import cbam
-from cbam.cards.card import Card
+from cbam.cards.card import Card, write_card
 from cbam.errors import BadCard, MissingFile
 from cbam.explain.explanation import Explanation
 from cbam.explain.methods import METHODS
@@ -168,51 +169,62 @@ def same(one: Explanation, other: Explanation, tolerance: float = 0.0) -> None:
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance)
 
 
+PHOTO = Image.linear_gradient("L").resize((80, 60)).convert("RGB")
+
+
+@pytest.fixture(scope="module")
+def folder(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model's card and weights on disk."""
+    model, folder = make_model("cbam"), tmp_path_factory.mktemp("models") / "tiny"
+    card = dataclasses.replace(model.card, backbone_options={"width": 8}, folder=folder)
+    return write_card(card, model.network.state_dict()).folder
+
+
+@pytest.fixture(scope="module")
+def usual(folder: Path) -> Model:
+    """The model, loaded where nobody has set anything."""
+    return cbam.load(folder)
+
+
+@pytest.fixture(scope="module")
+def expected(usual: Model) -> Explanation:
+    return usual.explain(PHOTO)
+
+
 @pytest.mark.filterwarnings("ignore:Anomaly Detection")
 @pytest.mark.parametrize("setting", [*SETTINGS, *ROUNDED])
 def test_a_model_loads_and_answers_the_same_in_every_setting(
-    setting: str, tiny_card: Card, make_photo: MakePhoto
+    setting: str, folder: Path, usual: Model, expected: Explanation
 ):
-    photo, folder = make_photo(), tiny_card.folder
-    usual = cbam.load(folder)
-    expected = usual.explain(photo)
     around = {**SETTINGS, **ROUNDED}[setting]
     random, others = torch.get_rng_state(), np.random.get_state()[1].copy()
     with around():
         before = state()
         inside = cbam.load(folder)
-        found = inside.explain(photo)
-        again = usual.explain(photo)
+        found, again = inside.explain(PHOTO), usual.explain(PHOTO)
         assert state() == before
     assert torch.equal(torch.get_rng_state(), random)
     np.testing.assert_array_equal(np.random.get_state()[1], others)
     tolerance = 1e-4 if setting in ROUNDED else 0.0
-    for each in (found, again, inside.explain(photo)):
+    for each in (found, again, inside.explain(PHOTO)):
         same(each, expected, tolerance)
     assert {each.dtype for each in inside.network.parameters()} == {torch.float32}
     assert not any(each.is_inference() for each in inside.network.parameters())
 
 
-@pytest.mark.filterwarnings("ignore:Anomaly Detection")
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "randomcam"])
 @pytest.mark.parametrize("layer", ["layer4.1", "layer3.1,layer4.0"])
-def test_every_method_answers_the_same_in_the_usual_settings(
-    method: str, layer: str, make_model: MakeModel, make_photo: MakePhoto
-):
-    model, photo = make_model("cbam"), make_photo()
-    expected = model.explain(photo, 0, method, layer)
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "randomcam"])
+def test_every_method_answers_the_same_in_the_usual_settings(method: str, layer: str, usual: Model):
+    expected = usual.explain(PHOTO, 0, method, layer)
     with default_dtype(torch.float64), torch.inference_mode(), torch.autocast("cpu"), Halved():
-        same(model.explain(photo, 0, method, layer), expected)
+        same(usual.explain(PHOTO, 0, method, layer), expected)
 
 
-def test_a_question_inside_a_transform_is_answered_as_outside(
-    make_model: MakeModel, make_photo: MakePhoto
-):
-    model, photo = make_model("cbam"), make_photo()
-    expected, found = model.explain(photo), []
+def test_a_question_inside_a_transform_is_answered_as_outside(usual: Model, expected: Explanation):
+    found = []
 
     def asking(x: Tensor) -> Tensor:
-        found.append(model.explain(photo))
+        found.append(usual.explain(PHOTO))
         return (x * x).sum()
 
     assert torch.func.grad(asking)(torch.ones(3)).tolist() == [2, 2, 2]
@@ -310,21 +322,16 @@ CHANGES: dict[str, Callable[[nn.Module], object]] = {
 @pytest.mark.parametrize("whose", ["the model's", "the caller's", "a loaded model's"])
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_is_done_to_a_network_changes_no_answer(
-    change: str, whose: str, tiny_card: Card, make_model: MakeModel, make_network: Any
+    change: str, whose: str, folder: Path, usual: Model, expected: Explanation
 ):
-    photo = Image.linear_gradient("L").resize((80, 60))
-    for asked_before in (False, True):
-        network = make_network("cbam")
-        loaded = whose == "a loaded model's"
-        model = cbam.load(tiny_card.folder) if loaded else Model(make_model("se").card, network)
-        twin = copy.deepcopy(model)
-        if asked_before:
-            model.explain(photo, layer="layer3.0")
-        CHANGES[change](network if whose == "the caller's" else model.network)
-        same(model.explain(photo), twin.explain(photo))
-        if not loaded:
-            same(model.explain(photo, 0), make_model("cbam").explain(photo, 0))
-        model.explain(photo, layer="layer2.1")  # cut only now
+    network = copy.deepcopy(usual.network)
+    model = cbam.load(folder) if whose == "a loaded model's" else Model(usual.card, network)
+    CHANGES[change](network if whose == "the caller's" else model.network)
+    for layer in ("layer2.1", None):  # the first one is cut only now
+        same(model.explain(PHOTO, layer=layer), usual.explain(PHOTO, layer=layer), 1e-5)
+    asked = copy.deepcopy(usual)  # it has answered already
+    CHANGES[change](asked.network)
+    same(asked.explain(PHOTO), expected)
 
 
 def test_a_changed_network_answers_in_a_model_of_its_own(
