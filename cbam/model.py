@@ -49,7 +49,7 @@ class Model:
         self, card: Card, network: nn.Module, backend: str = EAGER, own: bool = False
     ) -> None:
         self.card = card
-        mine = network if own else copy.deepcopy(network).to("cpu", torch.float32)
+        mine = (network if own else copy.deepcopy(network)).to("cpu", torch.float32)
         self._network = mine.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.layers = blocks(mine)
         self.parameters = sum(parameter.numel() for parameter in mine.parameters())

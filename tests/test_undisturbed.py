@@ -356,6 +356,20 @@ def test_a_network_of_another_dtype_answers_in_float32(
     assert {each.dtype for each in network.parameters()} == {dtype}  # the caller's stays
 
 
+def test_a_network_of_ones_own_is_wrapped_and_answers_the_same_in_every_setting(
+    make_network: Any, usual: Model
+):
+    preprocess, labels = usual.card.preprocess, usual.card.labels
+    network = make_network("cbam")
+    for around in (torch.inference_mode, lambda: default_dtype(torch.float64), Halved):
+        with around():
+            wrapped = cbam.wrap(network, preprocess, labels)
+            found = wrapped.explain(PHOTO)
+        same(found, wrapped.explain(PHOTO))
+    double = cbam.wrap(copy.deepcopy(network).double(), preprocess, labels)
+    same(double.explain(PHOTO), found, 1e-5)
+
+
 def test_a_network_made_in_inference_mode_answers(
     make_model: MakeModel, make_network: Any, make_photo: MakePhoto
 ):

@@ -15,8 +15,10 @@ from cbam.errors import BadData, CannotInsert, UnknownName
 from cbam.images.preprocess import Preprocess
 from cbam.model import Model
 from cbam.trace.insert import residual_blocks
+from cbam.undisturbed import undisturbed
 
 
+@undisturbed
 def wrap(
     network: nn.Module,
     preprocess: Preprocess | int | Mapping[str, Any] | Any,
