@@ -277,6 +277,19 @@ def test_a_resumed_training_ends_bit_by_bit_where_an_uninterrupted_one_does(
     assert members_of[0] == members_of[1]
 
 
+def test_a_training_goes_on_for_longer_but_not_as_another(
+    plain: nn.Module, photos: Bank, tmp_path: Path
+):
+    found = members(plain, photos)
+    attend(found, photos, plan(samples=8), tmp_path, plain, SEEN, say=silent)
+    rows = attend(found, photos, plan(samples=16), tmp_path, plain, SEEN, say=silent)
+    assert rows[-1]["photos"] == 16
+    with pytest.raises(BadRecipe, match=r"other values of batch_size, members\."):
+        attend(
+            {"cbam": found["cbam"]}, photos, plan(batch_size=8), tmp_path, plain, SEEN, say=silent
+        )
+
+
 def test_the_students_come_nearer_to_their_teacher(plain: nn.Module, photos: Bank, tmp_path: Path):
     found = members(plain, photos)
     given = plan(

@@ -38,6 +38,8 @@ from cbam.training.precision import PRECISIONS, Precision, named, speeds
 
 Answers = tuple[Tensor, Tensor]  # pooled features (B, C), logits (B, classes)
 Row = dict[str, Any]  # one report, as log.jsonl has it
+# Keys of a plan that may have other values when a training goes on.
+MAY_CHANGE = {"samples", "minutes", "reports", "checkpoint_minutes"}
 EMA_WARM_UP = 10  # early on the average follows the weights: after k steps, by (1 + k) / (10 + k)
 VECTOR_SIZE = 0.2  # of a gate's bias or norm, for its optimiser: they may begin at zero
 
@@ -129,10 +131,26 @@ class _Training:
         self.state: dict[str, Any] | None = None
         if self.checkpoint.exists():
             self.state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+            self._check_same()
         self.precision: Precision = "no"
         self.teach: Callable[[Tensor], Answers] | None = None
         self.backend = EAGER
         self.order: tuple[int, Tensor] = (-1, torch.empty(0))  # an epoch's number and its order
+
+    def _settled(self) -> dict[str, Any]:
+        """What must not change when a training goes on."""
+        plan = self.plan.model_dump(mode="json", include=set(Plan.model_fields) - MAY_CHANGE)
+        return {**plan, "members": [member.name for member in self.members]}
+
+    def _check_same(self) -> None:
+        """Raises BadRecipe if the checkpoint is that of another training."""
+        assert self.state is not None
+        before, now = self.state["settled"], self._settled()
+        if other := [key for key in now if now[key] != before.get(key)]:
+            raise BadRecipe(
+                f"{self.folder} holds a training with other values of {', '.join(other)}. Set them "
+                "as they were to go on with it, or begin another in another folder."
+            )
 
     def _member(self, name: str, network: nn.Module) -> _Member:
         if not blocks(network):
@@ -351,6 +369,7 @@ class _Training:
             "rows": self.rows,
             "precision": self.precision,
             "backend": self.backend,
+            "settled": self._settled(),
             "members": {member.name: member.state() for member in self.members},
         }
         partial = self.checkpoint.with_suffix(".partial")
