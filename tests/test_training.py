@@ -155,7 +155,7 @@ def test_members_differ_in_attention_only():
         ("learning_rate = 0.1", "label_smoothing = 1.0", "label_smoothing"),
         ("learning_rate = 0.1", 'precision = "fp8"', "precision"),
         ("learning_rate = 0.1", 'backbone = "resnet19"', "'resnet19'.*resnet18"),
-        ("learning_rate = 0.1", 'attention = ["none", "bam"]', "'bam'.*cbam"),
+        ("learning_rate = 0.1", 'attention = ["none", "magic"]', "'magic'.*cbam"),
         ("image_size_px = 32", "image_size_px = 31", "image_size_px"),
         ("epochs = 2", "epochs = 0", "epochs"),
         ("learning_rate = 0.1", "finish = [{ epochs = 2 }]", "finish.0.image_size_px"),
