@@ -452,9 +452,22 @@ def card(plain: nn.Module, tmp_path: Path) -> Card:
     """The plain network as a model."""
     folder = tmp_path / "cards" / "resnet18-squares"
     made = Card(
-        "resnet18-squares", "squares", "Squares", "resnet18", "none", ("red", "blue"), SEEN,
-        "MIT", "squares", "none", "", "int8", ("n1", "n2"), {"width": 8}, folder=folder,
-    )  # fmt: skip
+        name="resnet18-squares",
+        family="squares",
+        family_title="Squares",
+        backbone="resnet18",
+        attention="none",
+        labels=("red", "blue"),
+        preprocess=SEEN,
+        licence="MIT",
+        data="squares",
+        recipe="none",
+        weights_sha256="",
+        storage="int8",
+        folders=("n1", "n2"),
+        backbone_options={"width": 8},
+        folder=folder,
+    )
     return write_card(made, plain.state_dict())
 
 
