@@ -1,6 +1,7 @@
 """Detectors' training: photos with boxes, kept features, a head that learns."""
 
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -216,3 +217,52 @@ def test_a_member_stands_on_a_classifier_with_its_own_attention(tmp_path: Path):
         train_detector(wrong, "cbam", [], tmp_path / "models", tmp_path / "run")
     with pytest.raises(BadRecipe, match="no member 'none'"):
         train_detector(recipe(), "none", [], tmp_path / "models", tmp_path / "run")
+
+
+def test_coco_and_voc_give_the_same_objects(tmp_path: Path):
+    """A thing at the pixels 10 to 29 across and 20 to 59 down, in a photo of 100 x 80."""
+    thing = {"image_id": 7, "category_id": 3, "bbox": [10, 20, 20, 40], "iscrowd": 0}
+    crowd = {**thing, "iscrowd": 1}
+    other = {**thing, "category_id": 4}
+    photo = {"id": 7, "file_name": "a.jpg", "width": 100, "height": 80}
+    categories = [{"id": 3, "name": "blue"}, {"id": 4, "name": "green"}]
+    instances = tmp_path / "coco" / "annotations" / "instances_val.json"
+    instances.parent.mkdir(parents=True)
+    whole = {"images": [photo], "annotations": [thing, crowd, other], "categories": categories}
+    instances.write_text(json.dumps(whole))
+    (coco,) = boxed_photos(instances, LABELS)
+    assert coco.photo == tmp_path / "coco" / "val" / "a.jpg"
+
+    voc = tmp_path / "voc"
+    for folder in ("ImageSets/Main", "Annotations", "JPEGImages"):
+        (voc / folder).mkdir(parents=True)
+    (voc / "ImageSets/Main/val.txt").write_text("a  1\n\n")
+    box = "<bndbox><xmin>11</xmin><ymin>21</ymin><xmax>30</xmax><ymax>60</ymax></bndbox>"
+    (voc / "Annotations/a.xml").write_text(
+        "<annotation><size><width>100</width><height>80</height></size>"
+        f"<object><name>blue</name>{box}</object><object><name>cup</name>{box}</object>"
+        "</annotation>"
+    )
+    (pascal,) = boxed_photos(voc / "ImageSets/Main/val.txt", LABELS)
+    assert pascal.photo == voc / "JPEGImages/a.jpg"
+    assert coco.regions == pascal.regions == ((0.1, 0.25, 0.3, 0.75),)
+    assert coco.labels == pascal.labels == (1,)
+    assert coco.marked == pascal.marked == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "error"),
+    [
+        ("annotations/instances_x.json", "[]", BadData),
+        ("annotations/instances_x.json", "{", BadData),
+        ("ImageSets/Main/x.txt", "a\n", MissingFile),
+        ("ImageSets/Main/x.txt", "", MissingFile),
+        ("x.csv", "", BadData),
+    ],
+)
+def test_data_of_no_known_kind_is_refused(tmp_path: Path, name: str, text: str, error: type):
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    with pytest.raises(error):
+        boxed_photos(path, LABELS)

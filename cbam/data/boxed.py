@@ -1,13 +1,17 @@
 """Photos with a box around every object of some classes, for detectors."""
 
 import csv
+import json
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from xml.etree import ElementTree
 
 from cbam.data.labelled import Region
 from cbam.errors import BadData, MissingFile, NotAvailable
+
+Object = tuple[Region, int]  # where it is, and its class
 
 
 @dataclass(frozen=True)
@@ -24,18 +28,41 @@ class Boxed:
 def boxed_photos(
     source: Path, labels: Sequence[str], boxes: Path | None = None, partly: Collection[str] = ()
 ) -> list[Boxed]:
-    """The rows of a parquet file: `name`, `image` (a photo's file) and, optionally, `complete`.
+    """Photos and their objects, from one of three kinds of data sets.
 
-    `boxes` is a CSV file `name,class,x0,y0,x1,y1`, relative to width and height, by default
-    `boxes.csv` beside the parquet file. Objects of other classes than `labels` are left out. Where
-    `complete` is false, objects of the classes in `partly` are not marked.
-    Raises MissingFile, BadData, NotAvailable without pyarrow.
+    * A parquet file: `name`, `image` (a photo's file) and, optionally, `complete`. `boxes` is a CSV
+      file `name,class,x0,y0,x1,y1`, relative to width and height, by default `boxes.csv` beside it.
+      Where `complete` is false, objects of the classes in `partly` are not marked.
+    * COCO: annotations/instances_NAME.json, with the photos in the folder NAME beside
+      `annotations`. Crowds are left out.
+    * PASCAL VOC: ImageSets/Main/NAME.txt, with Annotations and JPEGImages beside ImageSets.
+      Difficult objects count as the others do.
+
+    Objects of other classes than `labels` are left out. Raises MissingFile, BadData, NotAvailable
+    without pyarrow.
     """
-    boxes = boxes or source.with_name("boxes.csv")
-    for path in (source, boxes):
-        if not path.is_file():
-            raise MissingFile(f"There is no file {path}.")
-    objects = _objects(boxes, {label: index for index, label in enumerate(labels)})
+    if not source.is_file():
+        raise MissingFile(f"There is no file {source}.")
+    index = {label: number for number, label in enumerate(labels)}
+    if source.suffix == ".json":
+        found = _of_coco(source, index)
+    elif source.suffix == ".txt":
+        found = _of_voc(source, index)
+    elif source.suffix == ".parquet":
+        found = _of_parquet(source, index, boxes or source.with_name("boxes.csv"), partly)
+    else:
+        raise BadData(f"'{source}' is none of .parquet, .json (COCO) and .txt (a set of VOC).")
+    if not found:
+        raise MissingFile(f"No photos in {source}.")
+    return found
+
+
+def _of_parquet(
+    source: Path, index: Mapping[str, int], boxes: Path, partly: Collection[str]
+) -> list[Boxed]:
+    if not boxes.is_file():
+        raise MissingFile(f"There is no file {boxes}.")
+    objects = _objects(boxes, index)
     try:
         import pyarrow.parquet as pq
     except ImportError as error:
@@ -47,25 +74,85 @@ def boxed_photos(
     found: list[Boxed] = []
     for batch in file.iter_batches(batch_size=256, columns=columns):
         for row in batch.to_pylist():
-            mine = objects[row["name"]]
             whole = row.get("complete", True)
-            found.append(
-                Boxed(
-                    row["name"],
-                    row["image"],
-                    tuple(region for region, _ in mine),
-                    tuple(label for _, label in mine),
-                    tuple(whole or label not in partly for label in labels),
-                )
-            )
-    if not found:
-        raise MissingFile(f"No photos in {source}.")
+            marked = tuple(whole or label not in partly for label in index)
+            found.append(_boxed(row["name"], row["image"], objects[row["name"]], marked))
     return found
 
 
-def _objects(path: Path, index: dict[str, int]) -> dict[str, list[tuple[Region, int]]]:
+def _of_coco(source: Path, index: Mapping[str, int]) -> list[Boxed]:
+    folder = source.parent.parent / source.stem.partition("_")[2]
+    try:
+        data = json.loads(source.read_text(encoding="utf-8"))
+        names = {each["id"]: each["name"] for each in data["categories"]}
+        objects: dict[int, list[Object]] = defaultdict(list)
+        sizes = {each["id"]: (each["width"], each["height"]) for each in data["images"]}
+        for each in data["annotations"]:
+            label = names[each["category_id"]]
+            if label in index and not each.get("iscrowd"):
+                x, y, width, height = each["bbox"]
+                corners = (x, y, x + width, y + height)
+                region = _relative(corners, *sizes[each["image_id"]])
+                objects[each["image_id"]].append((region, index[label]))
+        marked = (True,) * len(index)
+        return [
+            _boxed(each["file_name"], folder / each["file_name"], objects[each["id"]], marked)
+            for each in data["images"]
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadData(f"{source} is no file of COCO's instances: {error!r}.") from error
+
+
+def _of_voc(source: Path, index: Mapping[str, int]) -> list[Boxed]:
+    root = source.parent.parent.parent
+    found: list[Boxed] = []
+    for line in source.read_text(encoding="utf-8").splitlines():
+        if not line.strip():
+            continue
+        name = line.split()[0]  # a class's own set has a number behind the name
+        path = root / "Annotations" / f"{name}.xml"
+        try:
+            tree = ElementTree.parse(path)
+            width, height = (int(tree.findtext(f"size/{side}", "")) for side in ("width", "height"))
+            objects: list[Object] = []
+            for each in tree.iterfind("object"):
+                label = each.findtext("name", "")
+                if label in index:
+                    x0, y0, x1, y1 = (
+                        float(each.findtext(f"bndbox/{side}", ""))
+                        for side in ("xmin", "ymin", "xmax", "ymax")
+                    )
+                    # Its pixels count from 1, and the last ones are part of the box.
+                    region = _relative((x0 - 1, y0 - 1, x1, y1), width, height)
+                    objects.append((region, index[label]))
+        except OSError as error:
+            raise MissingFile(f"There is no file {path}.") from error
+        except (ValueError, ElementTree.ParseError) as error:
+            raise BadData(f"{path} is no annotation of VOC: {error}.") from error
+        photo = root / "JPEGImages" / f"{name}.jpg"
+        found.append(_boxed(name, photo, objects, (True,) * len(index)))
+    return found
+
+
+def _boxed(
+    name: str, photo: Path | bytes, objects: Sequence[Object], marked: tuple[bool, ...]
+) -> Boxed:
+    regions, labels = (tuple(region for region, _ in objects), tuple(label for _, label in objects))
+    return Boxed(name, photo, regions, labels, marked)
+
+
+def _relative(box: Region, width: int, height: int) -> Region:
+    """A box in pixels, cut at the photo's edges, relative to the photo. Raises ValueError."""
+    x0, x1 = (min(max(side / width, 0.0), 1.0) for side in (box[0], box[2]))
+    y0, y1 = (min(max(side / height, 0.0), 1.0) for side in (box[1], box[3]))
+    if not (x0 < x1 and y0 < y1):
+        raise ValueError(f"the box {box} is empty in a photo of {width} x {height}")
+    return x0, y0, x1, y1
+
+
+def _objects(path: Path, index: Mapping[str, int]) -> dict[str, list[Object]]:
     """Boxes and classes by photo. Raises BadData for a file of another shape or an empty box."""
-    objects: dict[str, list[tuple[Region, int]]] = defaultdict(list)
+    objects: dict[str, list[Object]] = defaultdict(list)
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             try:
