@@ -210,3 +210,10 @@ def test_the_command_refuses_with_a_sentence(
 def test_a_model_that_is_no_detector_is_refused(folder: Path, file: Path):
     with pytest.raises(CBAMLensError, match="No detector"):
         invoke(str(file), "--model", str(folder / "tiny-se"))
+
+
+def test_the_command_shows_a_detectors_card(folder: Path):
+    done = CliRunner().invoke(command, ["models", "show", str(folder / NAMES[2])])
+    card = json.loads(done.stdout)
+    assert card["classifier"] == "tiny-cbam"
+    assert card["layers"][-1] == "layer3.1"

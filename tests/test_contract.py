@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import schemathesis
-from app_fixtures import BLOCKS, FAMILY, LABELS, encoded, photo
+from app_fixtures import BLOCKS, FAMILY, LABELS, encoded, photo, write_family
+from detecting import tiny_detector
 from fastapi import FastAPI
 from heic import heic
 from hypothesis import HealthCheck, settings
@@ -24,6 +25,8 @@ from app.main import create_app
 from app.routes.api import api, lists
 from app.settings import Settings
 from cbam import METHODS
+from cbam.cards.families import available
+from cbam.explain.detection import BOX_METHODS, OF
 from cbam.images.formats import EITHER, FORMATS
 
 pytest_plugins = ["app_fixtures"]
@@ -47,6 +50,15 @@ ENUMS = {
     "method": {"enum": list(METHODS)},
     "gates": {"enum": ["open", "*=0.5", "*.channel=off", "layer1.0.channel[0]=at:0.3"]},
 }
+DETECTORS = [f"{name}-things" for name in FAMILY]
+DETECT_ENUMS = {
+    "models": {"items": {"enum": DETECTORS}},
+    "family": {"enum": ["things"]},
+    "layer": {"enum": list(BLOCKS[:6])},  # no path leads around those
+    "method": {"enum": list(BOX_METHODS)},
+    "of": {"enum": list(OF)},
+    "box": {"enum": ["1,2,30,28", "0,0,5.5,1e1"]},
+}
 # Why a form that the schema allows may be refused: what no schema can say.
 BEYOND_SCHEMAS = (
     f"not a {EITHER}",  # Schemathesis sends other bytes as a photo, too
@@ -63,15 +75,16 @@ schemathesis.openapi.format("binary", st.sampled_from(PHOTOS))
 
 def _with_names(document: dict[str, Any], top_k_max: int) -> dict[str, Any]:
     """The document, with the names that this installation has."""
-    for item in document["paths"].values():
+    for path, item in document["paths"].items():
+        enums = DETECT_ENUMS if path.endswith("/detect") else ENUMS
         for operation in item.values():
             for parameter in operation.get("parameters", ()):
                 parameter["schema"] |= ENUMS.get(parameter["name"], {})
             content = operation.get("requestBody", {}).get("content", {})
             for media in content.values():
                 properties = media["schema"].get("properties", {})
-                for name in set(properties) & set(ENUMS):
-                    properties[name] = {**properties[name], **ENUMS[name]}
+                for name in set(properties) & set(enums):
+                    properties[name] = {**properties[name], **enums[name]}
                 if "model" in properties:
                     properties.pop("models", None)  # /heatmap takes one of the two
                 if "top_k" in properties:
@@ -100,10 +113,19 @@ contract = schemathesis.openapi.from_dict(_with_names(document.openapi(), Settin
 contract.app = late
 
 
+@pytest.fixture(scope="session")
+def with_detectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models folder with the tiny family and a detector on each of its members."""
+    folder = write_family(tmp_path_factory.mktemp("with-detectors"))
+    for card in available(folder).values():
+        tiny_detector(folder, card.attention, card)
+    return folder
+
+
 @pytest.fixture(autouse=True)
-def served(tiny_models: Path) -> Any:
+def served(with_detectors: Path) -> Any:
     """The document of a running app. Schemathesis runs it, and ends it after each test."""
-    late.app = create_app(Settings(models_folder=tiny_models))
+    late.app = create_app(Settings(models_folder=with_detectors))
     with get_client(late) as client:
         end = time.monotonic() + 60
         while client.get("http://testserver/readyz").status_code != 200:

@@ -10,9 +10,10 @@ import typer
 from app.cli.shared import say, show_json, show_table
 from cbam.cards.card import Card
 from cbam.cards.families import available, by_family
+from cbam.detector import load
 from cbam.errors import UnknownName
 from cbam.evaluate.held_gates import SINGLE_WAYS
-from cbam.model import find_card, load
+from cbam.model import find_card
 
 models_app = typer.Typer(help="What models there are.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -201,7 +202,7 @@ def show_model(
             ],
         )
         return
-    model = load(name)
+    model = load(name)  # a classifier or a detector: both have what is shown
     card = {key: value for key, value in asdict(model.card).items() if key != "folder"}
     extra = {"parameters": model.parameters, "layers": model.layers}
     show_json(json.dumps({**card, **extra}, default=str, indent=2, ensure_ascii=False))

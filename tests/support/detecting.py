@@ -50,13 +50,15 @@ def tiny_classifier(folder: Path, attention: str = "cbam") -> Card:
     return write_card(card, network.state_dict())
 
 
-def tiny_detector(folder: Path, attention: str = "cbam", bias: float = 0.0) -> DetectorCard:
-    """A detector that stands on `tiny_classifier`. `bias`: of all class logits."""
-    classifier = tiny_classifier(folder, attention)
+def tiny_detector(
+    folder: Path, attention: str = "cbam", classifier: Card | None = None
+) -> DetectorCard:
+    """A detector that stands on a classifier in `folder`, by default on `tiny_classifier`."""
+    classifier = classifier or tiny_classifier(folder, attention)
     torch.manual_seed(1)
     network = FCOS(frozen_network(classifier, {}), len(LABELS), **OPTIONS)  # type: ignore[arg-type]
     torch.nn.init.normal_(network.head.classification_head.cls_logits.weight, std=0.3)
-    torch.nn.init.constant_(network.head.classification_head.cls_logits.bias, bias)
+    torch.nn.init.constant_(network.head.classification_head.cls_logits.bias, 0.0)
     card = DetectorCard(
         name=f"tiny-{attention}-things",
         family="things",
