@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,11 @@ from typer.testing import CliRunner
 import cbam
 from app.cli.main import app
 from cbam.data.boxed import Boxed, boxed_photos
+from cbam.detector import open_detector
 from cbam.errors import BadData, BadRecipe, MissingFile
+from cbam.evaluate.detection import measure_detector
 from cbam.images.frame import Frame
-from cbam.training.detection import train_detector
+from cbam.training.detection import train_detector, write_detector
 from cbam.training.detector_recipe import DetectorRecipe, read_detector_recipe
 from cbam.training.features import Features, keep_features, view_of
 
@@ -192,6 +195,23 @@ def test_the_command_trains_a_detector_that_finds_and_measures_it(tmp_path: Path
     assert card.metrics["boxes"]["map50"] > 0.5
     assert card.metrics["boxes"]["photos"] == 40
     assert card.metrics["heat_maps"]["boxes"] > 20
+
+
+def test_a_broken_photo_does_not_end_training_or_measuring(tmp_path: Path):
+    tiny_classifier(tmp_path / "models")
+    photos = boxed(tmp_path)
+    photos[3] = replace(photos[3], photo=b"no photo")
+    given = recipe(epochs=1)
+    trained = train_detector(given, "cbam", photos, tmp_path / "models", tmp_path / "run")
+    assert trained.unread == ("3.png",)
+    card = write_detector(given, "cbam", trained.weights, tmp_path / "models", "test")
+    measured = measure_detector(open_detector(card), photos)
+    assert [each.name for each in measured.unread] == ["3.png"]
+    assert measured.metrics["boxes"]["photos"] == 11
+    with pytest.raises(BadData, match="can be read"):
+        measure_detector(open_detector(card), photos[3:4])
+    with pytest.raises(BadData, match="can be read"):
+        train_detector(given, "cbam", photos[3:4], tmp_path / "models", tmp_path / "none")
 
 
 @pytest.mark.parametrize(

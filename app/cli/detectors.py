@@ -3,9 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
-from app.cli.shared import check_folder, note, say, show_table
+import typer
+
+from app.cli.shared import SOME_UNREAD, check_folder, note, report_unread, say, show_table
 from cbam.cards.detector import DetectorCard, write_detector_card
 from cbam.data.boxed import boxed_photos
+from cbam.data.labelled import Unread
 from cbam.detector import find_detector, open_detector
 from cbam.errors import OptionClash
 from cbam.evaluate.detection import Measured, against, measure_detector
@@ -24,11 +27,16 @@ def train_detectors(
     photos = boxed_photos(data, plan.labels, partly=plan.partly)
     for folder in (runs, models):
         check_folder(folder, create=True)
+    unread: dict[str, Unread] = {}
     for member in members:
         run = runs / plan.model_name(backbones[member], member)
         trained = train_detector(plan, member, photos, models, run, say=note)
         card = write_detector(plan, member, trained.weights, models, recipe.name)
         say(f"wrote {card.folder}")
+        unread |= {name: Unread(name, "it cannot be read") for name in trained.unread}
+    if unread:
+        report_unread([*unread.values()])
+        raise typer.Exit(SOME_UNREAD)
 
 
 def evaluate_detectors(
@@ -64,6 +72,9 @@ def evaluate_detectors(
         ("measure", *names),
         [(title, *(cells.get(name, "") for name in names)) for title, cells in rows.items()],
     )
+    if unread := next(iter(done.values())).unread:  # all saw the same photos
+        report_unread(unread)
+        raise typer.Exit(SOME_UNREAD)
 
 
 def _shown(value: object) -> str:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from PIL import Image
 
@@ -39,9 +40,19 @@ class Unread:
         return f"{self.name}: {self.reason}"
 
 
-def opened(
-    photos: Iterable[Labelled], unread: list[Unread]
-) -> Iterator[tuple[Labelled, Image.Image]]:
+class Opened(Protocol):
+    """A photo of a data set: its name, and its file or that one's bytes."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def photo(self) -> Path | bytes: ...
+
+
+P = TypeVar("P", bound=Opened)
+
+
+def opened(photos: Iterable[P], unread: list[Unread]) -> Iterator[tuple[P, Image.Image]]:
     """Each photo, decoded to upright RGB; those that cannot be read are added to `unread`."""
     for labelled in photos:
         try:

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbam.data.boxed import Boxed
+from cbam.data.labelled import Unread, nothing_read, opened
 from cbam.detector import Detector
 from cbam.errors import NotAvailable
 from cbam.explain.detection import Detected, DetectOptions, overlap
-from cbam.images.photo import open_photo
 
 ROUNDS = 1000
 COMMAND = "cbam-lens evaluate --boxed"
@@ -67,6 +67,7 @@ class Measured:
 
     metrics: dict[str, dict[str, Any]]
     precision: Precision
+    unread: tuple[Unread, ...] = ()  # photos that were left out
 
 
 def measure_detector(
@@ -74,12 +75,14 @@ def measure_detector(
 ) -> Measured:
     """Average precision on photos, and how much of the heat maps lies in the boxes.
 
-    `step` hears how many photos are done. Raises NotAvailable without pycocotools.
+    `step` hears how many photos are done. Raises NotAvailable without pycocotools, BadData if no
+    photo can be read.
     """
+    unread: list[Unread] = []
     said: list[Said] = []
     energies: list[tuple[float, float, float]] = []
-    for number, boxed in enumerate(photos, 1):
-        found = model.find(open_photo(boxed.photo), ASKED)
+    for boxed, photo in opened(photos, unread):
+        found = model.find(photo, ASKED)
         one = said_of(found, boxed)
         said.append(one)
         for each in found.heatmaps:
@@ -87,10 +90,12 @@ def measure_detector(
             right = any(known == label and overlap(box, at) >= 0.5 for at, known in one.objects)
             if right and each.energy_in_box is not None:
                 energies.append((each.energy_in_box, each.energy_uniform, each.energy_of_box))
-        step(number)
+        step(len(said))
+    if not said:
+        raise nothing_read(unread)
     precision = average_precision(said, model.card.labels)
     boxes: dict[str, Any] = {
-        "photos": len(photos),
+        "photos": len(said),
         "objects": sum(len(each.objects) for each in said),
         "map50": round(precision.map50, 4),
         "map75": round(precision.map75, 4),
@@ -111,7 +116,7 @@ def measure_detector(
             "box, of a map that is the same everywhere, of a map that fills the box's cells",
             "command": COMMAND,
         }
-    return Measured(metrics, precision)
+    return Measured(metrics, precision, tuple(unread))
 
 
 def said_of(found: Detected, boxed: Boxed) -> Said:

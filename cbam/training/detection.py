@@ -6,7 +6,7 @@ Needs the extra `[train]`.
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from cbam.cards.detector import (
 )
 from cbam.data.boxed import Boxed
 from cbam.detectors import DETECTORS
-from cbam.errors import BadRecipe
+from cbam.errors import BadData, BadRecipe
 from cbam.images.frame import Frame
 from cbam.trace.cut import cut_at
 from cbam.training.detector_recipe import DetectorRecipe
@@ -42,6 +42,7 @@ class TrainedDetector:
 
     weights: Path
     loss: float
+    unread: tuple[str, ...] = ()  # names of photos that were left out
 
 
 def train_detector(
@@ -57,7 +58,8 @@ def train_detector(
 
     First the frozen network's features are kept in `run`/features, then the head learns from them.
     The classifier that it stands on is in the folder `models`. Leaves `checkpoint.pt` and, at the
-    end, `weights.safetensors`: the head's, averaged. Raises BadRecipe, BadCard.
+    end, `weights.safetensors`: the head's, averaged. Photos that cannot be read are left out.
+    Raises BadRecipe, BadCard, BadData if none can be read.
     """
     classifier = classifier_of(recipe, attention, models)
     frame = Frame(recipe.size_px, classifier.preprocess.mean, classifier.preprocess.std)
@@ -72,7 +74,10 @@ def train_detector(
     stages = last_stages(body, recipe.size_px, backend)
     keep_features(photos, frame, recipe.views, recipe.seed, stages, folder, step)
     features = Features(folder, len(photos), recipe.views)
-    return fit(recipe, body, features, run, say)
+    names = tuple(photos[number].name for number in features.missing)
+    if len(names) == len(photos):
+        raise BadData(f"None of the {len(names)} photos can be read.")
+    return replace(fit(recipe, body, features, run, say), unread=names)
 
 
 def classifier_of(recipe: DetectorRecipe, attention: str, models: Path) -> Card:

@@ -19,6 +19,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from cbam.data.boxed import Boxed
+from cbam.errors import BadImage
 from cbam.images.decode import decode
 from cbam.images.frame import Frame
 
@@ -117,7 +118,10 @@ def _features(
     by_shape: dict[tuple[int, ...], list[tuple[int, Tensor]]] = defaultdict(list)
     for number, boxed in enumerate(photos, start):
         drawn = (seed * 1_000_003 + number) * 101 + view
-        photo, boxes, labels = view_of(boxed, view, drawn)
+        try:
+            photo, boxes, labels = view_of(boxed, view, drawn)
+        except (BadImage, OSError):
+            continue  # Features.missing says so
         kept[f"{number}.boxes"] = boxes * torch.tensor(frame.scales(*photo.size))
         kept[f"{number}.labels"] = labels
         kept[f"{number}.marked"] = torch.tensor(boxed.marked)
@@ -135,7 +139,10 @@ def _features(
 
 
 class Features:
-    """The kept features of `photos` photos in `views` views each."""
+    """The kept features of `photos` photos in `views` views each.
+
+    `missing` are the numbers of photos that could not be read; they are in no batch.
+    """
 
     def __init__(self, folder: Path, photos: int, views: int, levels: int = 2) -> None:
         self.photos, self.views, self.levels = photos, views, levels
@@ -147,9 +154,13 @@ class Features:
         self._shapes = [
             [self._shape(number, view) for view in range(views)] for number in range(photos)
         ]
+        self.missing = [number for number, shapes in enumerate(self._shapes) if () in shapes]
 
     def _shape(self, number: int, view: int) -> tuple[int, ...]:
         file = self._files[view][number // PHOTOS_A_FILE]
+        kept = set(file.keys())
+        if f"{number}.0" not in kept:
+            return ()
         return tuple(file.get_slice(f"{number}.0").get_shape())
 
     def example(self, number: int, view: int) -> Example:
@@ -171,6 +182,8 @@ class Features:
         draw = torch.Generator().manual_seed(seed * 100_003 + epoch)
         by_shape: dict[tuple[int, ...], list[tuple[int, int]]] = defaultdict(list)
         for number in torch.randperm(self.photos, generator=draw).tolist():
+            if number in self.missing:
+                continue
             view = (number + epoch) % self.views
             by_shape[self._shapes[number][view]].append((number, view))
         groups = [
