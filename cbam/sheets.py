@@ -126,12 +126,16 @@ def _boxed(
     """A copy of a picture with boxes, numbered from `first`, in the colours of their classes."""
     copy = picture.copy()
     draw = ImageDraw.Draw(copy)
+    taken: set[tuple[int, int]] = set()
     for number, each in enumerate(boxes, first):
         colour = BOX_COLOURS[each.index % len(BOX_COLOURS)]
         corners = tuple(side * scale for side in each.box)
         draw.rectangle(corners, outline="white", width=4)  # it shows on dark and on bright photos
         draw.rectangle(corners, outline=colour, width=2)
-        x, y = max(0.0, corners[0]), max(0.0, corners[1])
+        x, y = max(0, round(corners[0])), max(0, round(corners[1]))
+        while any(abs(x - left) < 22 and abs(y - top) < 17 for left, top in taken):
+            y += 17  # boxes of two classes in one place
+        taken.add((x, y))
         draw.rectangle((x, y, x + 12 + 8 * (number > 9), y + 16), fill=colour)
         draw.text((x + 3, y), str(number), fill="white", font=font(13))
     return copy

@@ -24,6 +24,7 @@ from cbam.errors import BadCard, OptionClash, UnknownName
 from cbam.explain.detection import (
     BOX_METHODS,
     OF,
+    SIDES,
     Detected,
     Detection,
     DetectOptions,
@@ -282,3 +283,9 @@ def test_several_detectors_answer_about_one_photo(folder: Path):
     found = cbam.detect(models, photo(), DetectOptions(maps=0, attention=False))
     assert [each.model for each in found] == [model.name for model in models]
     assert not any(each.attention for each in found)
+
+
+def test_the_documentation_names_every_method_and_number_of_a_box():
+    page = Path(__file__).parent.parent.joinpath("docs", "detection.md").read_text("utf-8")
+    assert [name for name in BOX_METHODS if f"| `{name}` |" not in page] == []
+    assert [name for name in SIDES if f"`{name}`" not in page] == []
