@@ -183,27 +183,35 @@ def counted(row: Row, conventions: Iterable[str] = tuple(CONVENTIONS)) -> Counte
     `conventions`: those to count in; the paper's is always among them.
     """
     options = tuple(sorted(row.options.items()))
+    strides = BACKBONES[row.backbone].bottlenecks  # elsewhere, nothing depends on the convention
     found = {
-        where: _count(row.backbone, row.attention, options, where)
+        where: count(
+            row.backbone, row.attention, options, (("stride_in", where),) if strides else ()
+        )
         for where in (PAPER, *conventions)
     }
     params = found[PAPER][0]
     return Counted(row, params, {where: gmacs for where, (_, gmacs) in found.items()})
 
 
+Options = tuple[tuple[str, Any], ...]
+
+
 @cache
-def _count(
-    backbone: str, attention: str, options: tuple[tuple[str, Any], ...], stride_in: str
+def count(
+    backbone: str, attention: str, attention_options: Options = (), backbone_options: Options = ()
 ) -> tuple[int, float]:
-    """Parameters and 10^9 multiply-adds of convolutions and linear layers at SIZE_PX."""
-    more: dict[str, Any] = {"attention_options": dict(options)}
-    if not BACKBONES[backbone].bottlenecks:
-        if stride_in != PAPER:  # nothing depends on it
-            return _count(backbone, attention, options, PAPER)
-    else:
-        more["stride_in"] = stride_in
+    """Parameters and 10^9 multiply-adds of convolutions and linear layers at SIZE_PX.
+
+    Names and options as in `cbam.build`, options as pairs; no value is computed.
+    """
     with torch.device("meta"):  # shapes only
-        network = build(backbone, attention, **more).eval()
+        network = build(
+            backbone,
+            attention,
+            attention_options=dict(attention_options),
+            **dict(backbone_options),
+        ).eval()
         images = torch.empty(1, 3, SIZE_PX, SIZE_PX)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(images)

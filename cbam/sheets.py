@@ -223,6 +223,7 @@ def _cell(
     pooled = ", pooled" if values.size < gate.values.size else ""
     count = f"{len(values)}{KEPT}ch. " if part == "vector" else ""
     digits = ".2f" if gate.kind.use == "multiplied" else ".2g"
-    low, high = (format(float(end), digits) for end in (values.min(), values.max()))
+    ends = (round(float(end), 5) for end in (values.min(), values.max()))
+    low, high = (format(end, digits) for end in ends)
     text = f"{title}{pooled} {count}{low}{KEPT}to{KEPT}{high}"
     return _Column("", picture, wrapped(text, NOTE, wide))

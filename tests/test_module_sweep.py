@@ -143,6 +143,7 @@ def test_the_page_says_of_each_gate_what_it_is_for(client: TestClient, photo: by
             assert f"The {kind.title} {kind.says[:20]}" in page
     gc = page[page.index('class="gates" data-model="tiny-gc"') :]
     gc = gc[: gc.index("</gate-row>")]
+    assert "What GC did" in gc  # it has no gates
     assert gc.count("added, not multiplied") == 8
     assert gc.count("a step on the way") == 8
     assert 'data-line="0.0"' in gc
