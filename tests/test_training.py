@@ -16,7 +16,13 @@ import cbam
 from cbam.attention import ATTENTION
 from cbam.errors import BadRecipe
 from cbam.training import loop
-from cbam.training.data import InMemory, augmentation, batches, normalise
+from cbam.training.data import (
+    InMemory,
+    augmentation,
+    batches,
+    normalise,
+    training_photos,
+)
 from cbam.training.recipe import Recipe, read_recipe, recipe_values, write_model
 
 RECIPES = Path(cbam.__file__).parent.parent / "recipes"
@@ -483,3 +489,67 @@ def test_a_finished_training_is_not_trained_again(
     after = weights(loop.train(given, "se", dataset, tmp_path, workers=0).weights)
     assert list(after) == list(before)
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+# ImageNet-1K: as the paper trained, and as one does today.
+
+
+def test_the_papers_learning_rate_falls_to_a_tenth_every_thirty_epochs():
+    found = read_recipe(RECIPES / "imagenet-paper.toml")
+    rates = [found.learning_rate * found.rate(epoch) for epoch in (0, 29.9, 30, 59.9, 60, 89.9)]
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+    assert (found.epochs, found.weight_decay, found.momentum) == (90, 1e-4, 0.9)
+    assert (found.batch_of_all, found.nesterov, found.decay_norms) == (256, False, True)
+    assert len(found.labels) == 1000
+
+
+def test_a_batch_of_all_is_shared_by_the_processes():
+    found = recipe(batch_of_all=256)
+    assert [found.shared_by(count).batch_size for count in (1, 4, 8)] == [256, 64, 32]
+    assert recipe(batch_size=4).shared_by(8).batch_size == 4  # without it, each has its own
+    with pytest.raises(BadRecipe, match="256 photos a step cannot be shared by 3"):
+        found.shared_by(3)
+
+
+def test_norms_decay_and_steps_are_plain_only_if_the_recipe_says_so():
+    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    ours = loop._optimizer(recipe(weight_decay=0.1), network)
+    theirs = loop._optimizer(recipe(weight_decay=0.1, decay_norms=True, nesterov=False), network)
+    assert [group["weight_decay"] for group in ours.param_groups] == [0.1, 0.0]
+    assert [group["weight_decay"] for group in theirs.param_groups] == [0.1, 0.1]
+    assert (ours.defaults["nesterov"], theirs.defaults["nesterov"]) == (True, False)
+
+
+def test_photos_on_disk_are_those_in_memory(photos: Path):
+    on_disk = training_photos(photos, list(COLOURS), in_memory=False)
+    held = training_photos(photos, list(COLOURS))
+    assert isinstance(held, InMemory)
+    assert not isinstance(on_disk, InMemory)
+    assert len(on_disk) == len(held) == 12
+    for (one, target), (other, same) in zip(on_disk, held, strict=True):
+        assert torch.equal(one, other)
+        assert target == same
+
+
+@pytest.mark.parametrize("name", ["imagenet-paper", "imagenet-modern"])
+def test_the_recipes_for_imagenet_train_on_a_folder_of_photos(
+    name: str, photos: Path, tmp_path: Path
+):
+    """The recipe as it is but for its size: two classes, one epoch, a thin network."""
+    whole = read_recipe(RECIPES / f"{name}.toml")
+    small = whole.model_copy(
+        update={
+            "labels": {"n1": "red square", "n2": "blue square"},
+            "backbone": "resnet18",
+            "backbone_options": {"width": 8},
+            "phases": [whole.phases[0].model_copy(update={"epochs": 1, "image_size_px": 32})],
+            "batch_of_all": 6,
+            "precision": "no",
+        }
+    )
+    data = training_photos(photos, list(small.labels), small.in_memory)
+    assert not isinstance(data, InMemory)  # ImageNet is larger than memory
+    trained = loop.train(small, "cbam", data, tmp_path / "run", workers=0)
+    assert math.isfinite(trained.loss)
+    card = write_model(small, "cbam", trained.weights, tmp_path / "models", f"{name}.toml")
+    assert card.preprocess.resize_ratio == whole.test_resize_ratio == 1.143

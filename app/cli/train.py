@@ -78,7 +78,7 @@ def train(
             refuse_to_overwrite(models / name, runs / name)
     check_folder(runs, create=True)
     check_folder(models, create=True)
-    photos = training_photos(data, list(plan.labels))
+    photos = training_photos(data, list(plan.labels), plan.in_memory)
     if photos.unread:
         report_unread(photos.unread)
     for member in members:

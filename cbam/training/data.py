@@ -1,8 +1,8 @@
 """Training photos: decoded once into memory, augmented anew in every epoch.
 
-Folders of photos of any size are augmented photo by photo in worker processes (`InMemory`); equally
-large photos from parquet files lie in one tensor and are augmented a batch at a time on the device
-that trains (`Stacked`).
+Folders of photos of any size are augmented photo by photo in worker processes (`InMemory`, or
+`Folders` where they are more than memory holds and stay on disk); equally large photos from parquet
+files lie in one tensor and are augmented a batch at a time on the device that trains (`Stacked`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,18 +26,18 @@ from cbam.data.labelled import (
 from cbam.data.parquet import parquet_files, read_rows
 from cbam.errors import BadRecipe, MissingFile
 from cbam.images.preprocess import Preprocess
+from cbam.model import open_photo
 from cbam.training.recipe import Recipe
 from cbam.training.views import random_views
 
 Sample = tuple[Tensor, int]
 
 
-class InMemory(Dataset[Sample]):
-    """Photos in <class>/<photo> as upright uint8 tensors (3, H, W), held in memory.
+class Folders(Dataset[Sample]):
+    """Photos in <class>/<photo> as upright uint8 tensors (3, H, W), each decoded when asked for.
 
-    `folders` fixes which folder is which class. `unread` are the photos that were left out because
-    they cannot be read. Raises BadRecipe if the data has other classes or none of a class,
-    MissingFile if there are no photos, BadData if none can be read.
+    For more photos than memory holds. `folders` fixes which folder is which class. Raises BadRecipe
+    if the data has other classes, and BadImage for a broken photo when it is asked for.
     """
 
     def __init__(self, root: Path, folders: Sequence[str]) -> None:
@@ -50,17 +50,43 @@ class InMemory(Dataset[Sample]):
                 f"{root} holds the classes {', '.join(present) or 'none'}; "
                 f"the recipe names {', '.join(sorted(folders))}."
             )
-        self.photos: list[Tensor] = []
-        self.targets: list[int] = []
+        self.files = labelled_photos(folders, root)
+        self.targets = [labelled.target for labelled in self.files]
         self.unread: list[Unread] = []
-        for labelled, photo in opened(labelled_photos(folders, root), self.unread):
+        self.transform: v2.Transform = v2.Identity()
+
+    def photo(self, index: int) -> Tensor:
+        """One photo: uint8 (3, H, W)."""
+        pixels: Tensor = pil_to_tensor(open_photo(self.files[index].photo))
+        return pixels
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.transform(self.photo(index)), self.targets[index]
+
+
+class InMemory(Folders):
+    """The same, all photos decoded once and held in memory.
+
+    `unread` are the photos that were left out because they cannot be read. Raises BadRecipe as
+    well if none of a class is left, MissingFile if there are no photos, BadData if none can be
+    read.
+    """
+
+    def __init__(self, root: Path, folders: Sequence[str]) -> None:
+        super().__init__(root, folders)
+        self.photos: list[Tensor] = []
+        self.targets = []
+        for labelled, photo in opened(self.files, self.unread):
             self.photos.append(pil_to_tensor(photo))
             self.targets.append(labelled.target)
         _check_classes(self.targets, folders, self.unread)
-        self.transform: v2.Transform = v2.Identity()
 
-    def __len__(self) -> int:
-        return len(self.photos)
+    def photo(self, index: int) -> Tensor:
+        """One photo: uint8 (3, H, W)."""
+        return self.photos[index]
 
     def __getitem__(self, index: int) -> Sample:
         return self.transform(self.photos[index]), self.targets[index]
@@ -93,6 +119,13 @@ class Stacked:
         _check_classes(targets, folders, self.unread)
         self.photos = torch.stack(photos).permute(0, 3, 1, 2).contiguous()
         self.targets = torch.tensor(targets)
+
+    @classmethod
+    def of(cls, photos: Tensor, targets: Tensor) -> "Stacked":
+        """From tensors that are there already: uint8 (N, 3, H, W) and int64 (N,)."""
+        made = cls.__new__(cls)
+        made.photos, made.targets, made.unread = photos, targets, []
+        return made
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -134,13 +167,17 @@ def _check_classes(
         raise BadRecipe(f"No photos of the recipe's classes {', '.join(missing[:5])}.")
 
 
-def training_photos(source: Path, folders: Sequence[str]) -> InMemory | Stacked:
+def training_photos(
+    source: Path, folders: Sequence[str], in_memory: bool = True
+) -> Folders | Stacked:
     """The photos of a folder (<class>/<photo>, or train*.parquet) or of one parquet file.
 
-    Raises BadRecipe if their classes are not `folders`.
+    `in_memory`: folders are decoded once; else each photo in every epoch, for more photos than
+    memory holds. Raises BadRecipe if their classes are not `folders`.
     """
-    files = parquet_files(source)
-    return Stacked(files, folders) if files else InMemory(source, folders)
+    if files := parquet_files(source):
+        return Stacked(files, folders)
+    return InMemory(source, folders) if in_memory else Folders(source, folders)
 
 
 def augmentation(recipe: Recipe, epoch: int) -> v2.Transform:
@@ -156,7 +193,7 @@ def augmentation(recipe: Recipe, epoch: int) -> v2.Transform:
     return v2.Compose(steps)
 
 
-def batches(dataset: InMemory, recipe: Recipe, epoch: int, workers: int) -> DataLoader[Sample]:
+def batches(dataset: Folders, recipe: Recipe, epoch: int, workers: int) -> DataLoader[Sample]:
     """One epoch of shuffled, augmented batches: uint8 (N, 3, s, s) and int64 (N,).
 
     Order and augmentation depend on the recipe's seed and the epoch alone, so every member of a

@@ -22,7 +22,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from cbam.attention import Gate
 from cbam.backbones import build
-from cbam.training.data import InMemory, Stacked, batches, normalise
+from cbam.training.data import Folders, Stacked, batches, normalise
 from cbam.training.precision import chosen_precision
 from cbam.training.recipe import Recipe
 
@@ -39,7 +39,7 @@ class Trained:
 def train(
     recipe: Recipe,
     attention: str,
-    dataset: InMemory | Stacked,
+    dataset: Folders | Stacked,
     run: Path,
     workers: int = 1,
     compiled: bool = False,
@@ -59,6 +59,7 @@ def train(
     before = state.get("precision", "bf16") if state else None  # it was not kept when it was fixed
     precision = chosen_precision(recipe, attention, run, before)
     accelerator = Accelerator(mixed_precision=precision)
+    recipe = recipe.shared_by(accelerator.num_processes)
 
     torch.manual_seed(recipe.seed)
     plain = build(recipe.backbone, **recipe.build_options(attention))
@@ -137,7 +138,7 @@ def train(
 
 
 def _loader(
-    dataset: InMemory | Stacked, recipe: Recipe, epoch: int, workers: int, accelerator: Accelerator
+    dataset: Folders | Stacked, recipe: Recipe, epoch: int, workers: int, accelerator: Accelerator
 ) -> Iterable[tuple[Tensor, Tensor]]:
     """One epoch's batches for this process, on its device."""
     if isinstance(dataset, Stacked):
@@ -179,16 +180,18 @@ def _in_float32(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tenso
 
 
 def _optimizer(recipe: Recipe, network: nn.Module) -> Optimizer:
-    """SGD or AdamW; kernels and matrices decay, biases and norms do not."""
+    """SGD or AdamW; biases and norms decay only if the recipe says so."""
     decay = [p for p in network.parameters() if p.ndim > 1]
     rest = [p for p in network.parameters() if p.ndim <= 1]
     groups = [
         {"params": decay, "weight_decay": recipe.weight_decay},
-        {"params": rest, "weight_decay": 0.0},
+        {"params": rest, "weight_decay": recipe.weight_decay if recipe.decay_norms else 0.0},
     ]
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.learning_rate)
-    return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=True)
+    return torch.optim.SGD(
+        groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.nesterov
+    )
 
 
 def _progress(

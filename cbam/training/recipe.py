@@ -59,18 +59,27 @@ class Recipe(BaseModel):
     phases: list[Phase] = Field(min_length=1)  # progressive sizes: small ones cost little
     finish: list[Finish] = []  # after them, one after the other
     batch_size: int = 64  # per process
+    batch_of_all: int = Field(
+        0, ge=0
+    )  # photos a step in all processes together; 0: batch_size each
     optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = 0.05  # at the top of the schedule
-    momentum: float = 0.9  # SGD only, Nesterov
-    weight_decay: float = 5e-4  # on matrices and kernels, not on biases and norms
-    warmup_epochs: float = 2  # linear from 0; then one cosine to 0
+    momentum: float = 0.9  # SGD only
+    nesterov: bool = True  # SGD only
+    weight_decay: float = 5e-4  # on matrices and kernels
+    decay_norms: bool = False  # on biases and norms, too, as most code of 2018 did
+    warmup_epochs: float = 2  # linear from 0; then the schedule
+    schedule: Literal["cosine", "step"] = "cosine"  # one half cosine to 0, or a tenth at each step
+    step_epochs: int = Field(30, ge=1)  # of the schedule "step"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     crop_scale_min: float = 0.25  # random resized crop: smallest share of the photo's area
     colour_jitter: float = 0.0  # brightness, contrast, saturation; 0: none
     ema_decay: float = 0.998  # average of the weights, per step; 0: the last weights
+    in_memory: bool = True  # decode folders of photos once; false: anew in every epoch, from disk
     precision: Literal["auto", "bf16", "no"] = "auto"  # "no": float32; auto: the faster one here
     test_size_px: int = 192  # what the trained model is given
     test_fit: Literal["stretch", "crop"] = "crop"  # whole frame squashed, or centre crop
+    test_resize_ratio: float = Field(1.0, ge=1)  # "crop": the shorter side, in units of the size
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
@@ -117,15 +126,32 @@ class Recipe(BaseModel):
     def rate(self, epoch: float) -> float:
         """The learning rate after `epoch` epochs, as a share of `learning_rate`.
 
-        Linear warm-up, then half a cosine to 0; every finish has a half cosine of its own.
+        Linear warm-up, then half a cosine to 0, or a tenth after every `step_epochs`; every finish
+        has a half cosine of its own.
         """
         if epoch < self.warmup_epochs:
             return max(epoch / self.warmup_epochs, 1e-3)
         if at := self.finish_at(epoch):
             finish, done = at
             return finish.learning_rate / self.learning_rate * _half_cosine(done / finish.epochs)
+        if self.schedule == "step":
+            return 0.1 ** int(epoch // self.step_epochs)
         length = max(self.main_epochs - self.warmup_epochs, 1e-9)
         return _half_cosine((epoch - self.warmup_epochs) / length)
+
+    def shared_by(self, processes: int) -> "Recipe":
+        """The recipe as each of so many processes runs it. Raises BadRecipe if it cannot be shared.
+
+        `batch_of_all` is divided among them.
+        """
+        if not self.batch_of_all:
+            return self
+        if self.batch_of_all % processes:
+            raise BadRecipe(
+                f"{self.batch_of_all} photos a step cannot be shared by {processes} processes: "
+                "start a number of processes that divides it."
+            )
+        return self.model_copy(update={"batch_size": self.batch_of_all // processes})
 
     def model_name(self, attention: str) -> str:
         """`resnet18-cbam-imagenette`; without attention `resnet18-imagenette`."""
@@ -215,7 +241,13 @@ def write_model(
         attention=attention,
         labels=tuple(recipe.labels.values()),
         folders=tuple(recipe.labels),
-        preprocess=Preprocess(recipe.test_size_px, recipe.test_fit, recipe.mean, recipe.std),
+        preprocess=Preprocess(
+            recipe.test_size_px,
+            recipe.test_fit,
+            recipe.mean,
+            recipe.std,
+            recipe.test_resize_ratio,
+        ),
         licence=recipe.licence,
         data=recipe.data,
         recipe=recipe_name,
