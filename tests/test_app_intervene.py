@@ -14,7 +14,7 @@ import cbam
 from app.inference import engine as engine_module
 from cbam.explain.explainer import before_and_after
 from cbam.explain.question import Options, resolve
-from cbam.model import open_photo
+from cbam.images.photo import open_photo
 
 pytest_plugins = ["app_fixtures"]
 

@@ -17,7 +17,7 @@ from app.main import create_app
 from app.settings import Settings
 from cbam.explain.explainer import before_and_after
 from cbam.explain.question import Options, resolve
-from cbam.model import open_photo
+from cbam.images.photo import open_photo
 
 pytest_plugins = ["app_fixtures", "browsing"]
 

@@ -25,8 +25,8 @@ from cbam.data.labelled import (
 )
 from cbam.data.parquet import parquet_files, read_rows
 from cbam.errors import BadRecipe, MissingFile
+from cbam.images.photo import open_photo
 from cbam.images.preprocess import Preprocess
-from cbam.model import open_photo
 from cbam.training.recipe import Recipe
 from cbam.training.views import random_views
 
