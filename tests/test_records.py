@@ -149,8 +149,8 @@ def test_a_toy_is_explained_with_its_whole_gate(model: Model, photo: Path):
 def test_a_toy_is_drawn_on_the_sheets(model: Model, photo: Path):
     explanation = model.explain(photo)
     sheet = attention_sheet(explanation, tile_px=90)
-    # Head, the plane over the view, the bars, words below each.
-    assert sheet.size == (420, 48 + 90 + 23 + 60 + 23 + 10)
+    # Head, the plane over the view, the bars, words below each: one line, then two.
+    assert sheet.size == (420, 48 + 90 + 23 + 60 + 38 + 10)
     pixels = np.asarray(sheet)
     assert len(np.unique(pixels[48:138, 10:100].reshape(-1, 3), axis=0)) > 50  # the view, coloured
     assert (pixels[161:221, 10:100] == (33, 145, 140)).all(axis=2).any()  # bars
