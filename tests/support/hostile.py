@@ -283,7 +283,7 @@ FILES: dict[str, Hostile] = {
     "PPM": Hostile(lambda: encoded(noise(), "PPM"), FOREIGN),
     "PSD": Hostile(lambda: b"8BPS\0\1" + bytes(6) + b"\0\3\0\0\0\1\0\0\0\1\0\x08\0\3", FOREIGN),
     "JPEG 2000": Hostile(lambda: encoded(noise(), "JPEG2000"), FOREIGN),
-    "HEIC": Hostile(lambda: b"\0\0\0\x18ftypheic\0\0\0\0heicmif1", FOREIGN),
+    "HEIC's first 24 bytes": Hostile(lambda: b"\0\0\0\x18ftypheic\0\0\0\0heicmif1", BROKEN),
     "ZIP": Hostile(zipped, FOREIGN),
     "gzip": Hostile(lambda: b"\x1f\x8b\x08" + bytes(100), FOREIGN),
     "ELF": Hostile(lambda: b"\x7fELF" + bytes(100), FOREIGN),
