@@ -29,8 +29,9 @@ def table(page: str, heading: str) -> dict[str, list[str]]:
     return {name: cells for first, *cells in rows for name in re.findall(r"`([^`]+)`", first)}
 
 
-def test_the_table_of_models_is_what_the_command_prints() -> None:
-    printed = CliRunner().invoke(app, ["models", "list", "--markdown"]).stdout
+@pytest.mark.parametrize("command", ["list", "trust"])
+def test_the_table_of_models_is_what_the_command_prints(command: str) -> None:
+    printed = CliRunner().invoke(app, ["models", command, "--markdown"]).stdout
     assert "not measured" not in printed
     assert printed in DOCS["models"]
 
