@@ -6,6 +6,7 @@ Exit status: 0 done, 1 an error, 2 a wrong option, 4 done, but some photos could
 
 import typer
 
+from app.cli.ablate import ablate
 from app.cli.detect import detect_command
 from app.cli.evaluate import evaluate
 from app.cli.explain import explain_command
@@ -29,6 +30,7 @@ app.command("detect")(detect_command)
 app.add_typer(models_app, name="models")
 app.command()(train)
 app.command()(evaluate)
+app.command()(ablate)
 app.command()(paper)
 
 
