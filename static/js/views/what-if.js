@@ -7,7 +7,7 @@
 
 import { HeatMap } from "../elements/heat-map.js";
 import { PaintMask } from "../elements/paint-mask.js";
-import { all, field, json, one } from "../lib/dom.js";
+import { all, json, one } from "../lib/dom.js";
 import { onTarget, sayGates } from "../lib/events.js";
 
 const PRESETS = ["open", "mean"];
@@ -174,6 +174,7 @@ class WhatIf extends HTMLElement {
       changes.replaceChildren();
       others.replaceChildren();
       this.#shown();
+      sayGates(this);
       return;
     }
     this.setAttribute("aria-busy", "true");
@@ -192,7 +193,7 @@ class WhatIf extends HTMLElement {
       found.push(title, box);
     }
     others.replaceChildren(...found);
-    this.#share();
+    sayGates(this); // a gallery photo's address says it, too
     this.removeAttribute("aria-busy");
   }
 
@@ -323,13 +324,6 @@ class WhatIf extends HTMLElement {
     for (const preset of all(this, "[data-gates]", HTMLButtonElement)) {
       preset.setAttribute("aria-pressed", String(preset.dataset.gates === text));
     }
-  }
-
-  /** The text in the address of a gallery photo. */
-  #share() {
-    const form = one(document, "#photo-form", HTMLFormElement);
-    const shared = field(form, "gates", HTMLInputElement);
-    if (shared) sayGates(this);
   }
 }
 
