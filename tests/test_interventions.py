@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from cbam.cards.card import Card
-from cbam.errors import CBAMLensError, OptionClash, UnknownName
+from cbam.errors import BadOption, CBAMLensError, OptionClash, UnknownName
 from cbam.explain.explainer import before_and_after
 from cbam.explain.explanation import Explanation
 from cbam.explain.interventions import changes
@@ -230,6 +230,12 @@ def test_an_array_can_be_painted_over_a_gate(gated: Model, make_photo: MakePhoto
     np.testing.assert_allclose(maps(found)["layer1.0.channel"], channels, rtol=1e-6)
     with pytest.raises(OptionClash, match=r"\(8,\).*\(7,\)"):
         changes([gated], {"layer1.0.channel": channels[:7]})
+
+
+@pytest.mark.parametrize("gates", [5, ["layer1.0.channel"], {"layer1.0.channel": object()}])
+def test_what_is_neither_text_nor_mapping_is_refused(gated: Model, gates: Any):
+    with pytest.raises(BadOption, match="gates"):
+        resolve([gated], Options(gates=gates))
 
 
 def test_questions_with_other_changes_are_answered_each_for_itself(

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cbam.cards.card import Card
-from cbam.errors import OptionClash, UnknownName
+from cbam.errors import BadOption, OptionClash, UnknownName
 from cbam.trace.cut import Place
 from cbam.trace.intervene import Change
 
@@ -287,7 +287,11 @@ def _entry(places: str, how: Any) -> _Entry:
     elif isinstance(how, str):
         text = how
     else:
-        array = torch.as_tensor(how, dtype=torch.float32)
+        try:
+            array = torch.as_tensor(how, dtype=torch.float32)
+        except (TypeError, ValueError, RuntimeError) as error:
+            wanted = "a text such as 'off', a number from 0 to 1, or an array of numbers"
+            raise BadOption.of(f"gates of '{name}'", how, wanted) from error
         text = "an array of " + " x ".join(map(str, array.shape))
     if array is None and not _known(text):
         raise UnknownName.of(f"change of the gate '{places[:80]}'", text, HOW)

@@ -52,6 +52,8 @@ class Options:
         for name in ("attention", "in_words"):
             value = getattr(self, name)
             _check(name, value, isinstance(value, bool | np.bool_), "True or False")
+        named = self.gates is None or isinstance(self.gates, str | Mapping)
+        _check("gates", self.gates, named, "a text such as 'layer1.0.channel=off', or a mapping")
         limit = self.time_limit_s
         _check(
             "time_limit_s",
