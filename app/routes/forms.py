@@ -177,6 +177,11 @@ class HeatmapFields(TargetFields):
 class DetectFields(Fields):
     """/detect"""
 
+    models: list[str] = Field(
+        [],
+        max_length=6,  # with the other fields no more than a form may have
+        description="names of detectors; default: the first family",
+    )
     score: float = Field(DetectOptions.score, ge=0, le=1, description="least score of a box")
     iou: float = Field(
         DetectOptions.iou,
