@@ -1,6 +1,7 @@
 """What the gates say over many photos, against numbers from the whole set at once."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch.testing import assert_close
 from typer.testing import CliRunner
 
 from app.cli.main import app
+from cbam.attention import ChannelGate
 from cbam.cards.card import Card, read_card, write_card
 from cbam.data.labelled import Labelled
 from cbam.errors import BadCard, BadData
@@ -51,13 +53,20 @@ def all_maps(model: Model, photos: list[Labelled]) -> dict[str, torch.Tensor]:
 def test_sums_by_hand() -> None:
     # Two photos, three channels: the first stands still, the last moves by 0.5 around 0.5.
     maps = torch.tensor([[0.2, 0.9, 0.0], [0.2, 0.7, 1.0]]).view(2, 3, 1, 1)
-    values = Sums.of(maps).values()
+    values = Sums.of(maps, ChannelGate.kind).values()
     assert values["mean"] == pytest.approx((0.2 + 0.8 + 0.5) / 3)
     assert values["over_photos"] == pytest.approx((0 + 0.1 + 0.5) / 3)
     assert values["saturated"] == pytest.approx(2 / 6)  # 0.0 and 1.0
     assert values["dead"] == pytest.approx(1 / 3)
     within = (np.std([0.2, 0.9, 0.0]) + np.std([0.2, 0.7, 1.0])) / 2
     assert values["within_photo"] == pytest.approx(within)
+
+
+def test_a_value_is_saturated_near_an_end_of_its_gates_range() -> None:
+    maps = torch.tensor([[0.5, 1.02, 1.5, 1.98]]).view(1, 4, 1, 1)
+    from_1_to_2 = replace(ChannelGate.kind, lowest=1.0, highest=2.0)
+    assert Sums.of(maps, from_1_to_2).saturated == 0.75  # below its range counts, too
+    assert Sums.of(maps, replace(ChannelGate.kind, lowest=None)).saturated == 0.0
 
 
 def test_sums_in_batches_are_those_of_all_photos_at_once(

@@ -3,6 +3,7 @@
 A gate that says the same for every photo only scales the features: it could be part of the weights.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
@@ -15,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cbam.attention import Kind
 from cbam.data.labelled import Labelled, Unread, nothing_read, opened
 from cbam.evaluate.localisation import Mask, on_grid
 from cbam.evaluate.pairs import paired_difference
@@ -23,7 +25,7 @@ from cbam.model import Model
 from cbam.trace.cut import Maps
 
 BATCH = 32
-CLOSED, OPEN = 0.05, 0.95  # a value below or above is saturated: the sigmoid hardly moves there
+SATURATED = 0.05  # of its range: a value this near to an end hardly moves any more
 STILL = 0.001  # a value that moves less than this from photo to photo is the same for every photo
 
 
@@ -41,16 +43,20 @@ class Sums:
     saturated: float  # the share of saturated values in each photo
 
     @classmethod
-    def of(cls, maps: Tensor) -> "Sums":
-        """The sums over a batch of gate maps (N, ...)."""
+    def of(cls, maps: Tensor, kind: Kind) -> "Sums":
+        """The sums over a batch of gate maps (N, ...). Without ends no value is near one."""
         values = maps.double()
         flat = values.flatten(1)
+        low = -math.inf if kind.lowest is None else kind.lowest
+        high = math.inf if kind.highest is None else kind.highest
+        margin = SATURATED * (high - low) if math.isfinite(high - low) else 0.0
+        ends = (flat < low + margin) | (flat > high - margin)
         return cls(
             len(maps),
             values.sum(dim=0),
             values.square().sum(dim=0),
             float(flat.std(dim=1, correction=0).sum()),
-            float(((flat < CLOSED) | (flat > OPEN)).double().mean(dim=1).sum()),
+            float(ends.double().mean(dim=1).sum()),
         )
 
     def __add__(self, other: "Sums") -> "Sums":
@@ -73,8 +79,8 @@ class Sums:
         `mean` over everything; `over_photos`: how much one channel or place moves from photo to
         photo (standard deviation, mean over channels or places); `within_photo`: how much the
         channels or places of one photo differ (the same, mean over photos); `saturated`: the share
-        of values below CLOSED or above OPEN; `dead`: the share of channels or places that say the
-        same for every photo.
+        of values near an end of the gate's range; `dead`: the share of channels or places that say
+        the same for every photo.
         """
         mean = self.total / self.photos
         moves = (self.squares / self.photos - mean.square()).clamp(min=0).sqrt()
@@ -188,7 +194,7 @@ def gate_values(model: Model, photos: Sequence[Labelled], unread: list[Unread]) 
         for name in cut.trunk_gates:
             for half, which in zip(halves, (maps[name][::2], maps[name][1::2]), strict=True):
                 if len(which):
-                    half.setdefault(name, []).append(Sums.of(which))
+                    half.setdefault(name, []).append(Sums.of(which, cut.places[name].kind))
         _judge_places({name: maps[name] for name in cut.trunk_gates}, batch, areas, blind)
     if not readable:
         raise nothing_read(unread)
@@ -202,8 +208,8 @@ def _judge_places(
     """Adds each photo's area under the ROC curve to `areas`, and the centre's to `blind`."""
     grids: dict[int, list[Mask | None]] = {}
     for name, values in maps.items():
-        side = values.shape[-1]
-        if side == 1:  # a gate of channels
+        rows, side = values.shape[-2:]
+        if rows != side or side == 1:  # a gate that does not vary over places
             continue
         centre = closeness(side)
         planes = values.mean(dim=1).numpy()

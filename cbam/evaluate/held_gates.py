@@ -2,7 +2,7 @@
 
 A gate's map is replaced by its mean over other photos ("mean": it still scales every channel and
 place, but knows nothing of this photo), by the mean's mean ("number": it scales everything alike),
-or by 1 ("open": it is gone). No weight changes.
+or by the value that leaves the features as they are ("open"; mostly 1). No weight changes.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
+from cbam.attention import Kind
 from cbam.evaluate.gate_values import GateValues, seen
 from cbam.evaluate.pairs import paired_difference
 from cbam.model import Model
@@ -22,11 +23,11 @@ from cbam.trace.intervene import Change, changeable, changed
 from cbam.trace.rewrite import Folded, fuse
 
 # A way to hold a gate: its means over the photos of both halves, for each photo the number of the
-# half that it is not in (N,) -> a map that fits a batch of N photos.
-WAYS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "mean": lambda means, other: means[other],
-    "number": lambda means, other: means.flatten(1).mean(dim=1)[other].view(-1, 1, 1, 1),
-    "open": lambda means, other: torch.ones(len(other), 1, 1, 1),
+# half that it is not in (N,), and the gate's kind -> a map that fits a batch of N photos.
+WAYS: dict[str, Callable[[Tensor, Tensor, Kind], Tensor]] = {
+    "mean": lambda means, other, kind: means[other],
+    "number": lambda means, other, kind: means.flatten(1).mean(dim=1)[other].view(-1, 1, 1, 1),
+    "open": lambda means, other, kind: torch.full((len(other), 1, 1, 1), kind.open or 0.0),
 }
 SINGLE_WAYS = ("mean", "open")  # for one gate at a time
 ALL = "all"
@@ -66,9 +67,14 @@ class Answers:
 def kinds_of_gates(cut: Cut) -> dict[str, list[str]]:
     """Which gates are held together: those of each kind, and all if there are several kinds."""
     groups: dict[str, list[str]] = {}
-    for name, place in cut.places.items():
-        groups.setdefault(place.kind.name, []).append(name)
-    return groups if len(groups) < 2 else {**groups, ALL: list(cut.places)}
+    for name in applied(cut):
+        groups.setdefault(cut.places[name].kind.name, []).append(name)
+    return groups if len(groups) < 2 else {**groups, ALL: applied(cut)}
+
+
+def applied(cut: Cut) -> list[str]:
+    """The gates that are applied to the features; others are steps on the way to one of these."""
+    return [name for name, place in cut.places.items() if place.kind.open is not None]
 
 
 def hold_kinds(model: Model, values: GateValues, ways: Collection[str] = tuple(WAYS)) -> Answers:
@@ -104,8 +110,8 @@ def hold_one_by_one(model: Model, values: GateValues, count: int | None = None) 
         plain = changed(whole, {})
         activation, passed = plain.run_trunk(images)
         found = {AS_IT_IS: _head_top(plain, activation)}
-        for name, place in whole.places.items():
-            start = before.get(place.block)  # None: its block is the first
+        for name in applied(whole):
+            start = before.get(whole.places[name].block)  # None: its block is the first
             for way in SINGLE_WAYS:
                 part = _held(start or whole, [name], held[way])
                 if start is None:
@@ -127,13 +133,14 @@ def _answers(
     positions = evenly(range(len(values.photos)), count)
     judged = [values.photos[position] for position in positions]
     means = {name: torch.stack([half[name].mean for half in values.halves]) for name in values.sums}
+    kinds = {name: place.kind for name, place in model.cut().places.items()}
     found: dict[Held, list[Tensor]] = {}
     done = 0
     for batch in seen(model, judged, []):
         here = positions[done : done + len(batch.photos)]
         other = 1 - torch.tensor(here) % 2  # the half that the photo is not in
         held = {
-            way: {name: hold(both, other) for name, both in means.items()}
+            way: {name: hold(both, other, kinds[name]) for name, both in means.items()}
             for way, hold in WAYS.items()
         }
         for key, top in answer(batch.images, held).items():
