@@ -22,6 +22,7 @@ from cbam.cards.card import (
     stored_weights,
     write_texts,
 )
+from cbam.data.text import lines_of, read_text, sentence
 from cbam.detectors import BODY, DETECTORS, EXPLAINED, FCOS
 from cbam.errors import BadCard, CBAMLensError
 from cbam.images.frame import Frame
@@ -102,7 +103,7 @@ class DetectorCard:
 def is_detector(folder: Path) -> bool:
     """Whether the model in a folder is a detector. False if its card cannot be read."""
     try:
-        text = (folder / "card.toml").read_text(encoding="utf-8")
+        text = read_text(folder / "card.toml")
     except (OSError, ValueError):
         return False
     return any(line.strip() == SECTION for line in text.splitlines())
@@ -111,15 +112,17 @@ def is_detector(folder: Path) -> bool:
 def read_detector_card(folder: Path) -> DetectorCard:
     """The card in a detector's folder. Raises BadCard with the reason."""
     try:
-        text = (folder / "card.toml").read_text(encoding="utf-8")
+        text = read_text(folder / "card.toml")
         values = _CardFile.model_validate(tomllib.loads(text)).model_dump()
-        labels = (folder / "labels.txt").read_text(encoding="utf-8").splitlines()
+        labels = lines_of(folder / "labels.txt")
         section = values.pop("detector")
         if section["kind"] not in EXPLAINED:
             raise ValueError(f"no detector '{section['kind']}', known: {', '.join(EXPLAINED)}")
         frame = Frame(**values.pop("frame"))
     except (OSError, tomllib.TOMLDecodeError, TypeError, ValueError) as error:
-        raise BadCard(f"The detector's card in {folder} cannot be used: {error}") from error
+        raise BadCard(
+            f"The detector's card in {folder} cannot be used: {sentence(error)}."
+        ) from error
     return DetectorCard(**values, **section, labels=tuple(labels), frame=frame, folder=folder)
 
 

@@ -44,7 +44,7 @@ EMA_WARM_UP = 10  # early on the average follows the weights: after k steps, by 
 VECTOR_SIZE = 0.2  # of a gate's bias or norm, for its optimiser: they may begin at zero
 
 
-@dataclass
+@dataclass(eq=False)
 class _Member:
     """A network on its way, the average of its weights, and what moves them."""
 

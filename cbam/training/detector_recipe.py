@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from cbam.attention import PLAIN
+from cbam.data.text import read_text, sentence
 from cbam.detectors import EXPLAINED
 from cbam.errors import BadRecipe
 
@@ -46,7 +47,7 @@ class DetectorRecipe(BaseModel):
 def is_detector_recipe(path: Path) -> bool:
     """Whether a recipe trains detectors: it names one. False if it cannot be read."""
     try:
-        return "detector" in tomllib.loads(path.read_text(encoding="utf-8"))
+        return "detector" in tomllib.loads(read_text(path))
     except (OSError, ValueError):
         return False
 
@@ -54,9 +55,9 @@ def is_detector_recipe(path: Path) -> bool:
 def read_detector_recipe(path: Path) -> DetectorRecipe:
     """The recipe in a TOML file. Raises BadRecipe with the reason."""
     try:
-        recipe = DetectorRecipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        recipe = DetectorRecipe.model_validate(tomllib.loads(read_text(path)))
     except (OSError, ValueError) as error:
-        raise BadRecipe(f"{path}: {error}") from error
+        raise BadRecipe(f"{path}: {sentence(error)}.") from error
     if recipe.detector not in EXPLAINED:
         known = ", ".join(EXPLAINED)
         raise BadRecipe(f"{path}: no detector '{recipe.detector}'. Known: {known}.")
