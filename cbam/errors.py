@@ -43,6 +43,8 @@ class UnknownName(CBAMLensError):
     def of(cls, what: str, name: object, known: Iterable[object]) -> "UnknownName":
         """`UnknownName.of("CAM method", "gradcan", METHODS)`."""
         shown = str(name)[:80]  # it may be anything that a stranger sent
+        if not isinstance(name, str) and ("\n" in shown or " at 0x" in shown):
+            shown = f"of the kind {type(name).__name__}"  # a tensor, a module
         return cls(f"No {what} '{shown}'. Known: {', '.join(str(item) for item in known)}.")
 
 
