@@ -3,7 +3,6 @@
 A gate that says the same for every photo only scales the features: it could be part of the weights.
 """
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
@@ -47,10 +46,10 @@ class Sums:
         """The sums over a batch of gate maps (N, ...). Without ends no value is near one."""
         values = maps.double()
         flat = values.flatten(1)
-        low = -math.inf if kind.lowest is None else kind.lowest
-        high = math.inf if kind.highest is None else kind.highest
-        margin = SATURATED * (high - low) if math.isfinite(high - low) else 0.0
-        ends = (flat < low + margin) | (flat > high - margin)
+        ends = torch.zeros_like(flat, dtype=torch.bool)
+        if kind.lowest is not None and kind.highest is not None:
+            margin = SATURATED * (kind.highest - kind.lowest)
+            ends = (flat < kind.lowest + margin) | (flat > kind.highest - margin)
         return cls(
             len(maps),
             values.sum(dim=0),
