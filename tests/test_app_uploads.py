@@ -301,7 +301,7 @@ def test_a_form_that_breaks_off_is_refused(client: TestClient, jpeg: bytes) -> N
         assert answer.status_code in (400, 422)
 
 
-@pytest.mark.parametrize("bad", [b"\0", b"c\0", b"c\r\nd", "\u202e".encode(), b"%00", b"' OR 1=1"])
+@pytest.mark.parametrize("bad", [b"\0", b"q\0", b"c\r\nd", "\u202e".encode(), b"%00", b"' OR 1=1"])
 @pytest.mark.usefixtures("goes_on")
 def test_strange_characters_in_a_field_are_refused_as_any_unknown_value(
     client: TestClient, jpeg: bytes, bad: bytes
