@@ -23,8 +23,14 @@ def sentence(error: Exception) -> str:
     if isinstance(error, ValidationError):
         findings = error.errors(include_url=False)
         return "; ".join(
-            f"{'.'.join(map(str, each['loc'])) or 'it'}: {each['msg']}" for each in findings
+            f"{'.'.join(map(str, each['loc'])) or 'it'}{_came(each['input'])}: {each['msg']}"
+            for each in findings
         )
     if isinstance(error, UnicodeDecodeError):
         return "it is not text in UTF-8"
     return " ".join(str(error).split())
+
+
+def _came(value: object) -> str:
+    """` is 'squash'`; nothing of a whole section."""
+    return f" is {str(value)[:80]!r}" if isinstance(value, str | int | float) else ""
