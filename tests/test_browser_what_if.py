@@ -83,9 +83,10 @@ def assert_the_librarys(page: Page, family: list[cbam.Model], server: str, text:
             shown = float(str(change.get_attribute(name)))
             assert shown == pytest.approx(own.target.probability, abs=1e-5)
         first, last = old.predictions[0], new.predictions[0]
-        words = "The answer stays" if first.index == last.index else "The answer flips"
-        assert words in said
-        assert f"{last.label} ({last.probability:.1%}".replace("%", " %") in said
+        was, now = (f"{each.probability:.1%}".replace("%", " %") for each in (first, last))
+        stays = f"The answer stays: {first.label} ({was} → {now})"
+        flips = f"The answer flips: {first.label} ({was}) → {last.label} ({now})"
+        assert (stays if first.index == last.index else flips) in said
         maps = change.locator("heat-map")
         for heat, own in zip(maps.all(), (old, new), strict=True):
             peak = heat.evaluate("heat => heat.map().max")
