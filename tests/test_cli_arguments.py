@@ -109,7 +109,7 @@ def test_explain_reads_the_photo_before_the_work(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), "--val, --boxed or --gates"),
+        ((), "--val, --boxed, --gates or --hold"),
         (("--val", "{tmp}/gone"), "gone"),
         (("--boxed", "{tmp}"), "--boxes"),
         (("--boxed", "{tmp}", "--boxes", "{tmp}/gone.csv"), "gone.csv"),

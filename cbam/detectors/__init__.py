@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from cbam.detectors.faster_rcnn import faster_rcnn
+from cbam.detectors.faster_rcnn import faster_rcnn as make_faster_rcnn
 from cbam.detectors.fcos import BODY, FCOS
 
 __all__ = ["BODY", "DETECTORS", "EXPLAINED", "FCOS", "DetectorKind"]
@@ -29,7 +29,7 @@ DETECTORS: dict[str, DetectorKind] = {
         "https://arxiv.org/abs/1904.01355",
     ),
     "faster_rcnn": DetectorKind(
-        faster_rcnn,
+        make_faster_rcnn,
         "Faster R-CNN",
         "Two stages: the first proposes regions, the second says what is in each.",
         "https://arxiv.org/abs/1506.01497",
