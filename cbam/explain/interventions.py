@@ -64,7 +64,7 @@ class Changes:
         return bool(self.said)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Entry:
     """One entry: which gates, which of their channels, what becomes of them."""
 

@@ -90,7 +90,7 @@ class Run:
     seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Photos:
     """Training photos and test photos of the same classes."""
 
