@@ -138,7 +138,7 @@ class Model:
     @undisturbed
     def _placed(self) -> Mapping[str, Place]:
         side_px = self.card.preprocess.size_px
-        return self.cut().places_for(torch.zeros(1, 3, side_px, side_px))
+        return self.cut().places_for(torch.zeros(1, 3, side_px, side_px, dtype=torch.float32))
 
     @undisturbed
     def cut(
@@ -200,6 +200,7 @@ class Model:
         return compare([self], photo, options)[0]
 
 
+@undisturbed
 def compare(
     models: Sequence[Model],
     photo: Photo,
@@ -266,7 +267,7 @@ class Unloaded:
         side_px = self.card.preprocess.size_px
         with torch.device("meta"):
             cut = cut_at(self.card.network().eval(), self.layers[-1])
-            return cut.places_for(torch.zeros(1, 3, side_px, side_px))
+            return cut.places_for(torch.zeros(1, 3, side_px, side_px, dtype=torch.float32))
 
     def cut(self, layers: Layers, changes: Mapping[str, Change] | None = None) -> Cut:
         """Nothing can be asked of it: always raises NotAvailable."""

@@ -117,7 +117,7 @@ def test_limits_are_those_that_are_set_and_tell_nothing_of_the_machine(
 
 def test_explain_has_the_documented_shape(client: TestClient, jpeg: bytes) -> None:
     answer = explain(client, jpeg)
-    assert set(answer) == {"image", "target", "method", "versus", "results"}
+    assert set(answer) == {"image", "verdict", "target", "method", "versus", "results"}
     assert answer["image"] == {
         "width": 160,
         "height": 120,
@@ -136,6 +136,8 @@ def test_explain_has_the_documented_shape(client: TestClient, jpeg: bytes) -> No
             "model",
             "predictions",
             "words",
+            "none_of_these",
+            "changed",
             "target_probability",
             "layer",
             "view",
@@ -383,10 +385,12 @@ def test_the_answer_equals_the_librarys(
 def test_predict_says_what_explain_says(client: TestClient, jpeg: bytes) -> None:
     predicted = ask(client, "predict", jpeg, top_k=4).json()
     explained = explain(client, jpeg, top_k=4)
-    assert set(predicted) == {"image", "results"}
+    assert set(predicted) == {"image", "verdict", "results"}
     assert predicted["image"] == explained["image"]
     for short, long in zip(predicted["results"], explained["results"], strict=True):
-        assert set(short) == {"model", "predictions", "words", "timing_ms"}
+        assert set(short) == {
+            *("model", "predictions", "words", "none_of_these", "changed", "timing_ms")
+        }
         assert short["model"] == long["model"]
         assert short["predictions"] == long["predictions"]
         assert short["words"] == long["words"]
@@ -478,7 +482,7 @@ def test_attention_is_json_or_a_picture_as_the_client_accepts(
     explained = explain(client, jpeg)
     assert set(answer) == {"image", "results"}
     for short, long in zip(answer["results"], explained["results"], strict=True):
-        assert set(short) == {"model", "view", "attention"}
+        assert set(short) == {"model", "view", "attention", "changed"}
         assert short == {key: long[key] for key in short}
     sheet = client.post(
         "/api/v1/attention", files={"image": ("x.jpg", jpeg)}, headers={"Accept": "image/png"}

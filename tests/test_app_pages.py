@@ -241,19 +241,21 @@ def test_every_field_has_a_label_and_every_picture_a_text(client: TestClient, jp
         for field in [*page.all("input"), *page.all("select")]:
             if field.get("type") == "hidden":
                 continue
-            assert field["name"] in labelled(page) or field.get("id") in labels, field
+            inside = field.get("name", field.get("type", field[":tag"])) in labelled(page)
+            assert inside or field.get("id") in labels, field
         assert all("alt" in image for image in page.all("img"))
 
 
 def labelled(page: HTML) -> set[str]:
-    """Names of the fields that stand inside a label."""
+    """Names of the fields that stand inside a label; of one without a name its type or tag."""
     found, depth = set(), 0
     for part in re.finditer(r"<(/?)(label|input|select)\b([^>]*)>", page.text):
         end, tag, rest = part.groups()
         if tag == "label":
             depth += -1 if end else 1
         elif depth:
-            found |= set(re.findall(r'\bname="([^"]*)"', rest))
+            named = re.search(r'\bname="([^"]*)"', rest) or re.search(r'\btype="([^"]*)"', rest)
+            found.add(named[1] if named else tag)
     return found
 
 

@@ -23,11 +23,12 @@ SERVICE = Path(app.__file__).parent
 # No visitor can do anything about these.
 OURS = (
     *(CBAMLensError, errors.MissingFile, errors.BadCard, errors.BadRecipe, errors.BadData),
-    errors.CannotInsert,
+    *(errors.CannotInsert, errors.CannotWrite, errors.BadSetting),
 )
 THEIRS = {
     errors.UnknownName: 422,
     errors.OptionClash: 422,
+    errors.BadOption: 422,
     errors.CannotCut: 422,
     errors.NotAvailable: 501,
     errors.TooSlow: 504,

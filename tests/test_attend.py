@@ -491,8 +491,9 @@ def test_a_start_is_a_model_or_a_file_of_its_weights(card: Card, plain: nn.Modul
 def test_a_start_that_is_unknown_or_has_gates_is_refused():
     with pytest.raises(UnknownName, match="resnet18-tiny-imagenet"):
         origin("resnet19")
-    with pytest.raises(UnknownName, match="torchvision:resnet18"):
-        origin("torchvision:vgg16")
+    for name in ("alexnet", "wide_resnet18_x2.0", "mobilenet_x1.0"):
+        with pytest.raises(UnknownName, match="torchvision:resnet18"):
+            origin(f"torchvision:{name}")
     with pytest.raises(CannotInsert, match="has gates already"):
         origin("resnet18-cbam-tiny-imagenet")
 

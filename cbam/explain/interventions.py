@@ -93,6 +93,8 @@ def changes(models: Sequence[Changeable], gates: Gates | None) -> tuple[Changes,
     no gate that is named can be changed in this way.
     """
     entries = _parsed(gates)
+    if not entries:  # nor is there a reason to ask a model where its gates are
+        return (Changes(),) * len(models)
     for entry in entries:
         named = [
             (model, name, place)

@@ -179,8 +179,9 @@ def _float32(value: Tensor) -> Tensor:
 
 
 def _torchvision(name: str) -> Origin:
-    if name not in BACKBONES:
-        known = (f"{TORCHVISION}{each}" for each in BACKBONES)
+    theirs = [each for each in BACKBONES if each in torchvision.models.list_models()]
+    if name not in theirs:
+        known = (f"{TORCHVISION}{each}" for each in theirs)
         raise UnknownName.of("network of torchvision that we can build", name, known)
     weights = torchvision.models.get_model_weights(name).DEFAULT
     labels = tuple(weights.meta["categories"])
