@@ -43,11 +43,11 @@ def family(tiny_models: Path) -> list[cbam.Model]:
 
 
 def opened(visit: Visit, gates: str = "", **options: Any) -> Page:
-    """The page with the answer for a gallery photo, What if unfolded."""
+    """The page with the answer for a gallery photo, What if in sight."""
     page = visit(f"/?photo={PHOTO}&gates={gates}" if gates else f"/?photo={PHOTO}", **options)
     expect(page.locator("#result .model-column heat-map")).to_have_count(3)
-    if not gates:
-        page.locator(".what-if > details > summary").click()
+    if not gates and options.get("java_script_enabled", True):
+        page.get_by_role("link", name="What if").click()
     return page
 
 
@@ -100,7 +100,7 @@ def assert_the_librarys(page: Page, family: list[cbam.Model], server: str, text:
 def test_it_is_one_step_away_and_always_says_that_nothing_is_retrained(visit: Visit) -> None:
     page = visit(f"/?photo={PHOTO}")
     expect(page.locator(".what-if-note")).to_be_hidden()
-    page.locator(".what-if > details > summary").click()
+    page.get_by_role("link", name="What if").click()
     expect(page.locator(".what-if-note")).to_contain_text("not a retraining")
     expect(page.locator(".change")).to_have_count(0)
 
@@ -212,7 +212,9 @@ def test_another_class_is_shown_before_and_after(visit: Visit) -> None:
     shown = page.locator("#result").get_attribute("data-target")
     other = page.locator(f".model-column .prediction:not([value='{shown}'])").first
     label = other.get_attribute("value")
+    page.get_by_role("link", name="Compare").click()
     other.click()
+    page.get_by_role("link", name="What if").click()
     expect(page.locator(".change .moved").first).to_contain_text(f"P({label})")
 
 
@@ -221,7 +223,7 @@ def test_an_upload_is_changed_as_well(visit: Visit, jpeg: bytes) -> None:
     file = {"name": "photo.jpg", "mimeType": "image/jpeg", "buffer": jpeg}
     page.locator("#photo-form input[type=file]").set_input_files(file)
     expect(page.locator("#result-photo")).to_have_attribute("width", "160")
-    page.locator(".what-if > details > summary").click()
+    page.get_by_role("link", name="What if").click()
     page.locator("[data-gates=open]").click()
     expect(settled(page, "open").locator("canvas")).to_have_count(4)
     assert "gates" not in page.url

@@ -36,6 +36,7 @@ from app.routes.deps import (
 )
 from app.routes.forms import PageFields
 from app.routes.uploads import Upload, read_upload
+from app.routes.views import VIEWS, shown
 from cbam import ATTENTION, METHODS, __version__, render
 from cbam.errors import CBAMLensError
 from cbam.explain.explanation import Explanation
@@ -164,6 +165,8 @@ def _render(
         "colour_maps": render.COLOUR_MAPS,
         "error": refused,
         "result": result,
+        "views": VIEWS,
+        "view": shown(request.query_params.get("view"), fields.changes_gates),
     }
     template = "changes.html" if WHAT_IF in _parts(request) else "answer.html"
     if "page" in _parts(request):

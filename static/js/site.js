@@ -11,3 +11,4 @@ import "./views/what-if.js";
 import "./elements/copy-text.js";
 import "./elements/photo-form.js";
 import "./elements/class-search.js";
+import "./elements/view-tabs.js"; // last: a view that it shows is ready

@@ -359,10 +359,12 @@ class PhotoForm extends HTMLElement {
       gates: field(this.#form, "gates", HTMLInputElement)?.value ?? "", // not there without gates
       family: field(this.#form, "family", HTMLSelectElement)?.value ?? "", // hidden if there is one only
     };
+    const view = address.searchParams.get("view"); // <view-tabs> keeps it
     address.search = "";
     for (const [name, value] of Object.entries(question)) {
       if (this.#photo && value) address.searchParams.set(name, value);
     }
+    if (view) address.searchParams.set("view", view);
     history.replaceState(null, "", address);
   }
 }

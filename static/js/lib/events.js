@@ -4,10 +4,14 @@
 //   "class-choice"   a class was searched for and taken; detail: the field's name and the class.
 //                    Whoever shows it without asking the server prevents the default.
 //   "gates-change"   other gates are changed; the form's field "gates" says which
+//   "view-choice"    another view of the answer is wanted; detail: its name
+// and, on a view alone, without bubbling: "view-shown", it is shown now.
 
 const TARGET = "target-change";
 const CHOICE = "class-choice";
 const GATES = "gates-change";
+const VIEW = "view-choice";
+const SHOWN = "view-shown";
 
 /**
  * What was taken: for which field, and the class as the server takes it; empty: none.
@@ -59,4 +63,42 @@ export function sayGates(element) {
 /** @param {() => void} listener */
 export function onGates(listener) {
   document.addEventListener(GATES, listener);
+}
+
+/**
+ * Ask for another view of the answer.
+ * @param {string} name
+ */
+export function sayView(name) {
+  document.dispatchEvent(new CustomEvent(VIEW, { detail: name }));
+}
+
+/**
+ * @param {(name: string) => void} listener
+ * @returns {() => void} stops listening
+ */
+export function onView(listener) {
+  const heard = (/** @type {Event} */ event) => {
+    if (event instanceof CustomEvent) listener(event.detail);
+  };
+  document.addEventListener(VIEW, heard);
+  return () => document.removeEventListener(VIEW, heard);
+}
+
+/** @param {HTMLElement} view */
+export function sayShown(view) {
+  view.dispatchEvent(new CustomEvent(SHOWN));
+}
+
+/**
+ * Hear each time that the view around an element comes into sight, and now if it is in sight.
+ * @param {HTMLElement} element
+ * @param {() => void} listener
+ */
+export function onShown(element, listener) {
+  const view = element.closest(".view");
+  if (!(view instanceof HTMLElement)) throw new TypeError(`<${element.localName}> stands in no view.`);
+  view.addEventListener(SHOWN, listener);
+  // Before <view-tabs> is connected, it says so itself.
+  if ("shown" in view.dataset && view.closest("view-tabs:defined")) listener();
 }
