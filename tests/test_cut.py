@@ -419,6 +419,27 @@ def test_a_request_is_answered_while_another_thread_cuts_a_network(
     assert found.predictions == expected.predictions
 
 
+def test_a_network_answers_while_another_thread_cuts_it(make_network: MakeNetwork):
+    network = make_network("cbam")
+    images = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        expected = network(images)
+    reached, go_on = threading.Event(), threading.Event()
+    waiting = Waiting(network, reached, go_on).eval()
+    with ThreadPoolExecutor(1) as thread:
+        cutting = thread.submit(cut_at, waiting, "inner.layer2.0")
+        try:
+            assert reached.wait(30)
+            with torch.no_grad():
+                torch.testing.assert_close(network(images), expected, rtol=0, atol=0)
+        finally:
+            go_on.set()
+        cut = cutting.result(60)
+    with torch.no_grad():
+        activation, _ = cut.run_trunk(images)
+        torch.testing.assert_close(cut.run_head(activation)[0], expected, rtol=0, atol=0)
+
+
 def test_threads_may_cut_networks_at_the_same_time(make_network: MakeNetwork):
     networks = [make_network("cbam", seed=seed) for seed in range(4)]
     jobs = [(network, layer) for network in networks for layer in LAYERS[:2]]

@@ -54,10 +54,20 @@ class Tracer(fx.Tracer):
                     self.inputs[path] = placed
         return function, inputs
 
+    @property
+    def _elsewhere(self) -> bool:
+        """Whether this is a forward pass in another thread."""
+        return threading.get_ident() != self.thread
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
+        if self._elsewhere:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
     def call_module(
         self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        if threading.get_ident() != self.thread:  # a forward pass in another thread
+        if self._elsewhere:
             return forward(*args, **kwargs)
         path = self.path_of_module(m)
         if self.between is not None and isinstance(m, Gate):
