@@ -42,6 +42,7 @@ from cbam.cards.card import Card
 from cbam.errors import BadCard, UnknownName
 from cbam.explain import question as question_module
 from cbam.explain.explainer import answer_many
+from cbam.model import Model
 from cbam.trace.cut import cut_at
 
 pytest_plugins = ["app_fixtures"]
@@ -706,6 +707,30 @@ def test_a_service_whose_fast_back_end_fails_goes_on_in_pytorch(
         models = client.get("/api/v1/models").json()["models"]
         assert [model["backend"] for model in models] == ["eager"] * 3
     assert "the compiler is out of memory" in caplog.text
+
+
+def test_the_first_change_of_gates_is_prepared_once_the_service_is_ready(
+    tiny_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_go_on, prepared = threading.Event(), []
+    prepare = Engine._warm_changes
+
+    def waits(engine: Engine, model: Model) -> None:
+        assert may_go_on.wait(LIMIT_S)
+        prepare(engine, model)
+        prepared.append(model.name)
+
+    monkeypatch.setattr(Engine, "_warm_changes", waits)
+    app = create_app(Settings(models_folder=tiny_models))
+    with TestClient(app) as client:
+        wait_until_ready(client)
+        assert not prepared
+        may_go_on.set()
+        end = time.monotonic() + LIMIT_S
+        while len(prepared) < 2:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        assert prepared == ["tiny-se", "tiny-cbam"]  # those with gates
 
 
 def test_explaining_leaves_no_trace_on_the_models(client: TestClient, jpeg: bytes) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from cbam.cards.card import weights_bytes
 from cbam.cards.detector import DetectorCard
 from cbam.cards.families import available, by_family, detectors
 from cbam.detector import Detector, open_detector
-from cbam.errors import BadCard, NotAvailable, TooSlow, UnknownName
+from cbam.errors import BadCard, CBAMLensError, NotAvailable, TooSlow, UnknownName
 from cbam.explain.detection import Detected, DetectOptions
 from cbam.explain.explainer import answer, answer_many, merged
 from cbam.explain.explanation import Explanation
@@ -367,8 +368,6 @@ class Engine:
             package()
         for model in models:
             answer(resolve([model]), _blank())
-            if model.gates:  # the first change of a gate is as quick as the next
-                answer(resolve([model], Options(gates="*=at:1")), _blank())
             self.models[model.name] = model
         _say_what_runs(models)
         return_freed_memory()
@@ -382,16 +381,27 @@ class Engine:
         _say_what_runs(models)
         return {model.name: model for model in models}
 
+    def _warm_changes(self, model: Model) -> None:
+        """Make the first change of a model's gates as quick as the next."""
+        torch.set_num_threads(self._threads)
+        answer(resolve([model], Options(gates="*=at:1")), _blank())
+
     async def _quicken(self) -> None:
-        """Move the families to the fastest back end, each as a whole: its members are compared."""
-        for names in self.families.values():
-            fastest = asyncio.get_running_loop().run_in_executor(
-                self._backend_thread, self._fastest, names
-            )
+        """What can wait until the service is ready, in a thread beside the model thread.
+
+        With the back end `auto` the families move to the fastest, each as a whole: its members are
+        compared. Then the trunks with changed gates are made.
+        """
+        run = partial(asyncio.get_running_loop().run_in_executor, self._backend_thread)
+        for names in self.families.values() if self.settings.backend == AUTO else ():
             try:
-                self.models |= await fastest
+                self.models |= await run(self._fastest, names)
             except Exception:  # other libraries compile here; PyTorch goes on answering
                 log.exception("No faster back end for %s", ", ".join(names))
+        for model in list(self.models.values()):
+            if model.gates:
+                with suppress(CBAMLensError):  # a question that changes gates reports it
+                    await run(self._warm_changes, model)
         return_freed_memory()
 
     def _answer_many(
@@ -423,8 +433,7 @@ class Engine:
             log.critical("The models cannot be loaded: %s", error)
             return
         self._loaded = True
-        if self.settings.backend == AUTO:
-            self._tasks.append(asyncio.create_task(self._quicken()))
+        self._tasks.append(asyncio.create_task(self._quicken()))
         await self.queue.serve()
 
 
