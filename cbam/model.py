@@ -185,18 +185,19 @@ class Model:
         top_k: int = Options.top_k,
         versus: int | str | None = None,
         gates: Gates | None = None,
+        fuse: str = Options.fuse,
     ) -> Explanation:
         """Predictions, heat map and gate maps for a photo.
 
         `photo` is a path, a file's bytes, an open file, a PIL image, an array (H, W, 3) or a tensor
         (3, H, W), as `open_photo` takes them. `target` is what to explain: a class's index or
         label, or an everyday word such as "cat"; by default the top class. `method` is a name in
-        METHODS. `layer` is a block (`layer4.1`; by
-        default the last) or several, whose maps are averaged. `versus` is the class that "finercam"
-        contrasts with. `gates` changes what gates say, such as "layer1.0.channel=off, *=0.5": see
+        METHODS. `layer` is a block (`layer4.1`; by default the last) or several, whose maps become
+        one as `fuse` says: "mean" or "max". `versus` is the class that "finercam" contrasts with.
+        `gates` changes what gates say, such as "layer1.0.channel=off, *=0.5": see
         `cbam.explain.interventions`. Raises BadImage, UnknownName, OptionClash, BadOption.
         """
-        options = Options(target, method, layer, top_k, versus=versus, gates=gates)
+        options = Options(target, method, layer, top_k, versus=versus, gates=gates, fuse=fuse)
         return compare([self], photo, options)[0]
 
 

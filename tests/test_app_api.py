@@ -117,7 +117,7 @@ def test_limits_are_those_that_are_set_and_tell_nothing_of_the_machine(
 
 def test_explain_has_the_documented_shape(client: TestClient, jpeg: bytes) -> None:
     answer = explain(client, jpeg)
-    assert set(answer) == {"image", "verdict", "target", "method", "versus", "results"}
+    assert set(answer) == {"image", "verdict", "target", "method", "fuse", "versus", "results"}
     assert answer["image"] == {
         "width": 160,
         "height": 120,
@@ -312,6 +312,20 @@ def test_the_classes_that_were_contrasted_with_are_told(client: TestClient, jpeg
     assert answer["versus"] == [{"index": 3, "label": "d", "indices": []}]
     answer = explain(client, jpeg, method="finercam", target="b")
     assert len(answer["versus"]) == 3
+
+
+def test_the_greatest_of_several_layers_is_nowhere_below_their_mean(
+    client: TestClient, jpeg: bytes
+) -> None:
+    both = {"layer": "layer3.0,layer4.1", "target": "b"}
+    mean, most = (explain(client, jpeg, **both, fuse=how) for how in ("mean", "max"))
+    assert (mean["fuse"], most["fuse"]) == ("mean", "max")
+    above = []
+    for low, high in zip(mean["results"], most["results"], strict=True):
+        less, more = (values(each["heatmaps"][0]["map"]) for each in (low, high))
+        assert (more - less).min() > -0.01  # both in 8 bits
+        above.append((more - less).max())
+    assert max(above) > 0.1  # not a comparison of zeros
 
 
 def test_several_layers_are_answered_with_one_map(client: TestClient, jpeg: bytes) -> None:

@@ -86,6 +86,9 @@ def test_layers_and_the_class_to_contrast_with_can_be_named(photo: Path, tiny_ca
     answer = json.loads(result.stdout)
     assert answer["versus"] == [{"index": 2, "label": tiny_card.labels[2], "indices": []}]
     assert answer["results"][0]["layer"] == "layer3.0,layer4.1"
+    assert answer["fuse"] == "mean"
+    result = runner.invoke(cli.app, [*arguments, "--layer", "layer3.0,layer4.1", "--fuse", "max"])
+    assert json.loads(result.stdout)["fuse"] == "max"
 
 
 def test_an_unknown_class_is_a_sentence_and_status_1(

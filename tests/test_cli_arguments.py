@@ -74,6 +74,7 @@ def nothing_loads(monkeypatch: pytest.MonkeyPatch) -> None:
         (("--method", "gradcan"), "gradcan"),
         (("--layer", "layer9"), "layer9"),
         (("--layer", "layer4.1,layer9"), "layer9"),
+        (("--fuse", "median"), "mean, max"),
         (("--target", "unicorn"), "unicorn"),
         (("--target", "tench", "--method", "finercam", "--versus", "tench"), "itself"),
         (("--versus", "tench"), "finercam"),

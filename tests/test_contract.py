@@ -47,6 +47,7 @@ ENUMS = {
     "target": {"enum": [*LABELS, "0", "9"]},
     "versus": {"enum": list(LABELS)},
     "layer": {"enum": list(BLOCKS)},
+    "fuse": {"enum": ["mean", "max"]},
     "method": {"enum": list(METHODS)},
     "gates": {"enum": ["open", "*=0.5", "*.channel=off", "layer1.0.channel[0]=at:0.3"]},
 }

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from cbam.attention import ATTENTION
-from cbam.explain.formulas import Case, ablationcam, mean_of_layers
+from cbam.explain.formulas import FUSIONS, Case, ablationcam, fused
 from cbam.explain.methods import METHODS, gradcam, heat_maps, pooled_gradcam
 from cbam.explain.targets import ClassLogit, rivals
 from cbam.trace.cut import Cut, cut_at
@@ -179,7 +179,7 @@ def test_several_layers_are_averaged_as_the_package_does(make_network: MakeNetwo
             heat_maps(each, outputs[each.layer], [ClassLogit(index)], METHODS[method], image=batch)
             for each in cut.cuts
         ]
-        mean = mean_of_layers(raw, (96, 96))
+        mean = fused(raw, (96, 96))
         assert mean.shape == (1, 96, 96)
         assert mean.min() >= 0
         assert mean.max() <= 1
@@ -191,6 +191,21 @@ def test_several_layers_are_averaged_as_the_package_does(make_network: MakeNetwo
         np.testing.assert_allclose(scale_cam_image(mean.numpy())[0], expected, atol=1e-4)
         painted += bool(expected.max() > 0.9)
     assert painted
+
+
+def test_layers_are_scaled_and_enlarged_before_they_are_fused():
+    small = torch.tensor([[[2.0, 4.0]]])  # becomes 0, 0, 1, 1 in one row of four, bilinear
+    large = torch.tensor([[[0.0, 10.0, 0.0, 5.0]]])
+    scaled, as_is = [0.0, 0.25, 0.75, 1.0], [0.0, 1.0, 0.0, 0.5]
+    wanted = {
+        "mean": [(a + b) / 2 for a, b in zip(scaled, as_is, strict=True)],
+        "max": [max(a, b) for a, b in zip(scaled, as_is, strict=True)],
+    }
+    assert set(wanted) == set(FUSIONS)
+    for name, fusion in FUSIONS.items():
+        found = fused([small, large], (1, 4), fusion)
+        assert found.shape == (1, 1, 4)
+        np.testing.assert_allclose(found[0, 0], wanted[name], atol=1e-6)
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].pooled])

@@ -59,6 +59,7 @@ WRONG: dict[str, list[Any]] = {
     "attention": [*THINGS, None, "yes", 1],
     "in_words": [*THINGS, None, "yes", 1],
     "time_limit_s": [*THINGS[:-2], -1, float("nan"), True, "soon"],
+    "fuse": [*THINGS, None, 1, True, ["mean"], "meen", "", "Max"],
     "gates": [*THINGS, 1, True, "nothing", "layer9.*=off", "*=perhaps", {"*": object()}],
 }
 CASES = [(name, value) for name, values in WRONG.items() for value in values]
@@ -87,7 +88,7 @@ def test_a_wrong_option_is_refused_in_a_sentence(
         cbam.compare([tiny_model], make_photo(), Options(**{name: value}))
 
     refused(ask)
-    if name in ("target", "method", "layer", "top_k", "versus"):
+    if name in ("target", "method", "layer", "top_k", "versus", "fuse"):
         refused(lambda: tiny_model.explain(make_photo(), **{name: value}))
 
 
@@ -97,6 +98,7 @@ def test_a_wrong_option_is_refused_in_a_sentence(
         {"top_k": 1}, {"top_k": HUGE}, {"top_k": np.int64(2)}, {"target": np.int64(1)},
         {"target": "1"}, {"target": " Church "}, {"target": None}, {"layer": []},
         {"layer": ("layer3.1", "layer4.1")}, {"layer": None}, {"layer": ["layer4.1,layer3.1"]},
+        {"layer": ["layer4.1,layer3.1"], "fuse": "max"},
     ],
     ids=lambda each: str({k: v if v != HUGE else "huge" for k, v in each.items()}),
 )  # fmt: skip

@@ -15,6 +15,7 @@ from cbam.cards.families import available, by_family
 from cbam.errors import BrokenImage, MissingFile
 from cbam.explain.explainer import answer, before_and_after
 from cbam.explain.explanation import Explanation
+from cbam.explain.formulas import FUSIONS
 from cbam.explain.methods import METHODS
 from cbam.explain.question import Options, resolve
 from cbam.explain.verdict import verdict
@@ -49,6 +50,9 @@ def explain_command(
         Optional[str],  # noqa: UP045
         typer.Option(help="block to explain, or several: layer3.1,layer4.1; default: the last"),
     ] = None,
+    fuse: Annotated[
+        str, typer.Option(help=f"how the maps of several blocks become one: {', '.join(FUSIONS)}")
+    ] = Options.fuse,
     versus: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="class that finercam contrasts with; default: the closest ones"),
@@ -71,7 +75,7 @@ def explain_command(
     check_backend(backend)
     cards = [find_card(name) for name in model] if model else default_family()
     options = Options(
-        target, method, layer, top_k, versus=versus, in_words=not as_json, gates=gates
+        target, method, layer, top_k, versus=versus, in_words=not as_json, gates=gates, fuse=fuse
     )
     resolve([Unloaded(card) for card in cards], options)  # what is wrong shows before the work
     started = time.perf_counter()

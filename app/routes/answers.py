@@ -139,7 +139,7 @@ class ModelExplanation(BaseModel):
     target_probability: float
     none_of_these: NoneOfThese
     layer: str = Field(
-        description="the explained block; of several, with commas, the maps are averaged"
+        description="the explained block; several, with commas, share a map: see `fuse` of /explain"
     )
     view: View
     heatmaps: list[ClassMap] = Field(
@@ -187,6 +187,7 @@ class Explained(BaseModel):
     verdict: Verdict
     target: Target
     method: str
+    fuse: str = Field(description="how the maps of several blocks became one")
     versus: list[Target] = Field(description="the classes that the target was contrasted with")
     results: list[ModelExplanation]
 
@@ -451,6 +452,7 @@ def explained(answer: Answer) -> Explained:
         verdict=_verdict(answer),
         target=_target(first.target),
         method=first.method,
+        fuse=first.fuse,
         versus=[_target(item) for item in first.versus],
         results=[_explanation(each, answer) for each in answer.explanations],
     )

@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from app.routes.uploads import FIELD_NAME, Upload
 from cbam.errors import OptionClash
 from cbam.explain.detection import BOX_METHODS, OF, DetectOptions, read_box
+from cbam.explain.formulas import FUSIONS
 from cbam.explain.question import Options
 from cbam.images.formats import EITHER
 
@@ -109,7 +110,12 @@ class TargetFields(Fields):
     layer: LayersText = Field(
         "",
         description="the block to explain, see /api/v1/models; repeat the field or use commas for "
-        "the mean of several blocks' maps; default: the last block",
+        "one map of several blocks; default: the last block",
+    )
+    fuse: Text = Field(
+        Options.fuse,
+        description="how the maps of several blocks become one: "
+        + "; ".join(f"{name}: {each.says}" for name, each in FUSIONS.items()),
     )
     versus: Text = Field(
         "",
@@ -125,6 +131,7 @@ class TargetFields(Fields):
             top_k=1,
             attention=False,
             versus=self.versus or None,
+            fuse=self.fuse,
         )
 
 

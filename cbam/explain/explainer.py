@@ -13,7 +13,7 @@ from torch import Tensor
 from cbam.cards.card import Card
 from cbam.errors import OptionClash
 from cbam.explain.explanation import BlockAttention, Explanation, GateMap, HeatMap, Prediction
-from cbam.explain.formulas import mean_of_layers
+from cbam.explain.formulas import FUSIONS, fused
 from cbam.explain.interventions import Changes
 from cbam.explain.methods import heat_maps
 from cbam.explain.question import Explainable, Layers, Question
@@ -27,7 +27,7 @@ def answer(question: Question, photo: Image.Image) -> list[Explanation]:
 
     Without a target, the first model's top class is explained for all, so that all maps answer the
     same question; likewise, the first model decides which classes Finer-CAM contrasts with. The
-    maps of several layers are scaled to [0, 1], enlarged to the image's size and averaged.
+    maps of several layers are scaled to [0, 1], enlarged to the image's size and fused.
     Raises TooSlow if the question's time limit is over.
     """
     (found,) = answer_many([(question, photo)])
@@ -185,7 +185,8 @@ def _explanation(
     if asked.word:
         of_word = [maps(each, [AnyOf(asked.target)]) for each in cut.cuts]
         raw = [torch.cat(both) for both in zip(of_word, raw, strict=True)] if raw else of_word
-    heat = (mean_of_layers(raw, image.shape[2:]) if cut.passed else raw[0]).numpy()
+    one = fused(raw, image.shape[2:], FUSIONS[question.fuse]) if cut.passed else raw[0]
+    heat = one.numpy()
     head_ms = (time.perf_counter() - started) * 1000
 
     def prediction(which: int) -> Prediction:
@@ -215,6 +216,7 @@ def _explanation(
         classes=len(labels),
         none_of_these=bool(model.card.none_of_these(logits)[0]),
         changed=dict(changes.said),
+        fuse=question.fuse,
     )
 
 

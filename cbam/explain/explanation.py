@@ -140,6 +140,7 @@ class Explanation:
     none_of_these: bool = False  # the photo may show none of them
     # Gates that were changed, and how: "layer1.0.channel" -> "off". Then this is an intervention.
     changed: Mapping[str, str] = field(default_factory=dict)
+    fuse: str = "mean"  # how the maps of several layers became one
 
     @property
     def heatmap(self) -> Floats:

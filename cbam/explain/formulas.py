@@ -5,7 +5,7 @@ Every formula runs only the head (Score-CAM also the trunk), differentiates with
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -178,10 +178,34 @@ def _masks(activation: Tensor, size: Sequence[int]) -> Iterator[Tensor]:
         yield (masks - low) / (high - low + 1e-8)
 
 
-def mean_of_layers(maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
-    """The mean of several layers' maps (K, h, w), scaled to [0, 1] and enlarged to `size`.
+@dataclass(frozen=True)
+class Fusion:
+    """How the maps of several layers become one."""
 
-    The result is (K, H, W) for `size` (H, W). The grad-cam package aggregates in the same way.
+    title: str
+    says: str  # what a cell of the fused map is
+    run: Callable[[Tensor], Tensor]  # (L, K, H, W) -> (K, H, W)
+
+
+MEAN = "mean"  # the default
+FUSIONS: Mapping[str, Fusion] = {
+    MEAN: Fusion(
+        "Mean",
+        "the mean over the layers, as in the grad-cam package",
+        lambda maps: maps.mean(dim=0),
+    ),
+    "max": Fusion(
+        "Maximum",
+        "the greatest value of any layer, so that no layer's evidence is thinned out",
+        lambda maps: maps.amax(dim=0),
+    ),
+}
+
+
+def fused(maps: Sequence[Tensor], size: Sequence[int], fusion: Fusion = FUSIONS[MEAN]) -> Tensor:
+    """Several layers' maps (K, h, w) as one (K, H, W) in [0, 1], for `size` (H, W).
+
+    Each is scaled to [0, 1] and enlarged first, as in the grad-cam package.
     """
     with torch.inference_mode():
         enlarged: list[Tensor] = []
@@ -189,4 +213,4 @@ def mean_of_layers(maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
             low, high = each.amin(dim=(1, 2), keepdim=True), each.amax(dim=(1, 2), keepdim=True)
             scaled = ((each - low) / (high - low + 1e-7)).unsqueeze(1)
             enlarged.append(F.interpolate(scaled, list(size), mode="bilinear")[:, 0])
-        return torch.stack(enlarged).mean(dim=0)
+        return fusion.run(torch.stack(enlarged))

@@ -10,6 +10,7 @@ import numpy as np
 from cbam.cards.card import Card
 from cbam.errors import BadOption, OptionClash, UnknownName, look_up
 from cbam.explain.explanation import Explanation
+from cbam.explain.formulas import FUSIONS, MEAN
 from cbam.explain.interventions import Changes, Gates, changes
 from cbam.explain.methods import GRADCAM, METHODS, Method
 from cbam.trace.cut import Cut, Place
@@ -36,12 +37,14 @@ class Options:
     time_limit_s: float | None = None  # for methods of many passes; then TooSlow
     in_words: bool = False  # without a target, the first model's top everyday word is explained
     gates: Gates | None = None  # what to change about them, see `interventions`; None: nothing
+    fuse: str = MEAN  # how the maps of several layers become one: a name in FUSIONS
 
     def __post_init__(self) -> None:
         a_class = "a class's index or label, or a word such as 'cat'"
         _check("target", self.target, self.target is None or _names_a_class(self.target), a_class)
         _check("versus", self.versus, self.versus is None or _names_a_class(self.versus), a_class)
         _check("method", self.method, isinstance(self.method, str), "the name of a CAM method")
+        _check("fuse", self.fuse, isinstance(self.fuse, str), f"one of {', '.join(FUSIONS)}")
         _check(
             "layer",
             self.layer,
@@ -123,6 +126,7 @@ class Question:
     time_limit_s: float
     in_words: bool  # without a target: the first model's top word, not class
     changes: tuple[Changes, ...]  # of each model's gates
+    fuse: str = MEAN  # how several layers' maps become one: a name in FUSIONS
 
     @property
     def unchanged(self) -> "Question":
@@ -152,8 +156,8 @@ class Question:
 def resolve(models: Sequence[Explainable], options: Options = DEFAULTS) -> Question:
     """Resolve options into a question about models that know the same classes.
 
-    Raises UnknownName for an unknown method, layer, class or gate, OptionClash for models with
-    different classes, for `versus` with a method that does not contrast and for contradictory
+    Raises UnknownName for an unknown method, layer, fusion, class or gate, OptionClash for models
+    with different classes, for `versus` with a method that does not contrast and for contradictory
     changes of gates, BadOption for what is no list of models or no Options.
     """
     if not isinstance(models, Sequence) or not models or isinstance(models, str):
@@ -163,6 +167,7 @@ def resolve(models: Sequence[Explainable], options: Options = DEFAULTS) -> Quest
             raise BadOption.of("A model", model, "what cbam.load returns")
     if not isinstance(options, Options):
         raise BadOption.of("options", options, "cbam.Options(...)")
+    look_up("way to fuse layers", options.fuse, FUSIONS)
     method, card = look_up("CAM method", options.method, METHODS), models[0].card
     for model in models:
         if model.card.labels != card.labels:
@@ -198,6 +203,7 @@ def resolve(models: Sequence[Explainable], options: Options = DEFAULTS) -> Quest
         float("inf") if options.time_limit_s is None else options.time_limit_s,
         options.in_words and method.groups,
         changes(models, options.gates),
+        options.fuse,
     )
 
 
