@@ -33,6 +33,7 @@ OPEN = (
     "/api/v1/classes",
     "/api/v1/methods",
     "/api/v1/limits",
+    "/api/v1/queue",
     "/",
 )
 

@@ -202,7 +202,7 @@ def test_while_a_new_layer_is_traced_nobody_else_waits(
 ) -> None:
     client = serve()
     pages = ("/", "/?family=tiny", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json")
-    lists = ("/api/v1/models", "/api/v1/methods", "/api/v1/limits")
+    lists = ("/api/v1/models", "/api/v1/methods", "/api/v1/limits", "/api/v1/queue")
     protocol = ("/v2", "/v2/health/ready", "/v2/models/tiny-cbam", "/v2/models/tiny-cbam/ready")
     assert client.get("/").status_code == 200  # its example is made once, by the models
     tracing, traced = threading.Event(), threading.Event()

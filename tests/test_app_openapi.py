@@ -22,7 +22,7 @@ from app.routes.forms import (
 pytest_plugins = ["app_fixtures"]
 
 PREFIX = "/api/v1"
-GET = ("models", "classes", "methods", "limits")
+GET = ("models", "classes", "methods", "limits", "queue")
 POST: dict[str, type[Fields]] = {
     "predict": PredictFields,
     "explain": ExplainFields,

@@ -139,7 +139,7 @@ def test_the_document_is_the_one_that_is_served(served: dict[str, Any]) -> None:
     assert document.openapi()["paths"].keys() == served["paths"].keys()
 
 
-@pytest.mark.parametrize("route", ["models", "methods", "limits"])
+@pytest.mark.parametrize("route", ["models", "methods", "limits", "queue"])
 def test_what_is_open_to_everybody_has_no_problems_described_but_its_start(
     served: dict[str, Any], route: str
 ) -> None:

@@ -329,6 +329,16 @@ class ModelInfo(BaseModel):
     data: str
 
 
+class Queue(BaseModel):
+    """Answer of /queue."""
+
+    waiting: int = Field(
+        description="questions that wait for the models, without those that the models work on; "
+        "of a question that waits, at most so many others are before it"
+    )
+    length: int = Field(description="most questions that may wait; a further one gets a 503")
+
+
 class FamilyInfo(BaseModel):
     """Models trained alike that differ in attention only."""
 

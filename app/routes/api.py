@@ -114,6 +114,13 @@ async def methods() -> answers.Methods:
     return answers.methods()
 
 
+@lists.get("/queue")
+async def queue(request: Request) -> answers.Queue:
+    """How many questions wait for the models at this moment."""
+    engine = engine_of(request)
+    return answers.Queue(waiting=engine.queue.depth, length=engine.settings.queue_length)
+
+
 @lists.get("/limits")
 async def limits(request: Request) -> dict[str, Any]:
     """What the service accepts, according to its settings."""
