@@ -9,6 +9,8 @@ import "./elements/paint-mask.js";
 import "./views/compare-view.js";
 import "./views/what-if.js";
 import "./elements/copy-text.js";
+import "./elements/take-photo.js";
+import "./elements/recent-photos.js";
 import "./elements/photo-form.js";
 import "./elements/class-search.js";
 import "./elements/view-tabs.js"; // last: a view that it shows is ready

@@ -32,8 +32,12 @@ USUAL: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """The system's Chromium. Without one these tests are skipped; in CI they fail."""
+def browser(request: pytest.FixtureRequest) -> Iterator[Browser]:
+    """The system's Chromium. Without one these tests are skipped; in CI they fail.
+
+    A test file's CHROMIUM_FLAGS are further arguments.
+    """
+    flags = getattr(request.module, "CHROMIUM_FLAGS", ())
     path = next((found for name in CHROMIUM if (found := shutil.which(name))), None)
     if path is None:
         missing = f"No Chromium on the PATH ({', '.join(CHROMIUM)}): the page is not tested."
@@ -41,7 +45,7 @@ def browser() -> Iterator[Browser]:
             pytest.fail(missing)
         pytest.skip(missing)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=list(QUIET))
+        browser = playwright.chromium.launch(executable_path=path, args=[*QUIET, *flags])
         yield browser
         browser.close()
 

@@ -1,15 +1,24 @@
 // @ts-check
-// <photo-form data-max-mb="10" data-formats="JPEG, PNG, WebP"> <form id="photo-form"> … </form> </photo-form>
+// <photo-form data-max-mb="10" data-formats="JPEG, PNG, WebP" data-queue="address"> <form id="photo-form"> … </form> </photo-form>
 //
-// The form without a reload: takes a photo that is picked, dropped or pasted anywhere on the page, or
-// one of the gallery, asks the server for the answer alone (see app/routes/pages.py) and puts it in
+// The form without a reload: takes a photo that is picked, dropped or pasted anywhere on the page, taken
+// with the camera (take-photo), kept from before (recent-photos) or of the gallery, asks the server for the answer alone (see app/routes/pages.py) and puts it in
 // place. A photo of the reader's own is drawn from its file. A gallery photo's answer is kept in the address, so that it can be shared.
 
 import { all, field, one } from "../lib/dom.js";
-import { onChoice, onGates, onTarget } from "../lib/events.js";
+import { onChoice, onGates, onPhoto, onTarget } from "../lib/events.js";
 import { isHeic, LocalPhoto } from "../lib/photo.js";
+import { send } from "../lib/send.js";
+import { RecentPhotos } from "./recent-photos.js";
+
+/**
+ * What the server is asked: without a `target` about the one asked for last; `parts`: what it sends.
+ * @typedef {{target?: string, parts?: string}} Question
+ */
 
 const MIB = 2 ** 20;
+const PASSING = [408, 429, 500, 502, 503, 504]; // the same question may work a moment later
+const QUEUE_MS = 1000; // between two questions after the queue
 
 class PhotoForm extends HTMLElement {
   #photo = ""; // the gallery photo being explained; empty: the file in the form
@@ -17,6 +26,9 @@ class PhotoForm extends HTMLElement {
   #local; // the file in the form
   #target = ""; // the class asked for; empty: the first model's own answer
   #request = new AbortController();
+  #waiting = new AbortController(); // for an answer, once the photo has gone
+  /** @type {Question} */
+  #last = {};
 
   connectedCallback() {
     document.addEventListener("submit", (event) => this.#onSubmit(event));
@@ -29,6 +41,11 @@ class PhotoForm extends HTMLElement {
       else if (target) this.#ask({ target });
     });
     onGates(() => this.#remember());
+    onPhoto(this, (file) => this.#give([file]));
+    this.#stopper.addEventListener("click", () => {
+      if (this.#stopper.value === "cancel") this.#cancel();
+      else this.#ask(this.#last);
+    });
     this.#listenForDrops();
     this.#resume();
     this.#offerVersus();
@@ -53,6 +70,15 @@ class PhotoForm extends HTMLElement {
 
   get #status() {
     return one(this, "#status", HTMLElement);
+  }
+
+  get #progress() {
+    return one(this, "progress", HTMLProgressElement);
+  }
+
+  /** Cancels, and asks again after that. */
+  get #stopper() {
+    return one(this, ".stopper", HTMLButtonElement);
   }
 
   get #answer() {
@@ -144,13 +170,19 @@ class PhotoForm extends HTMLElement {
   }
 
   /**
-   * The first file of a drop or a paste becomes the form's file.
+   * What was dropped or pasted.
    * @param {DataTransfer | null} transfer
    */
   #takeFiles(transfer) {
-    const file = transfer?.files[0];
-    if (!file) return;
-    if (!this.#usable(file)) return;
+    this.#give([...(transfer?.files ?? [])]);
+  }
+
+  /**
+   * The first of these files becomes the form's file.
+   * @param {File[]} given
+   */
+  #give([file]) {
+    if (!file || !this.#usable(file)) return;
     const files = new DataTransfer();
     files.items.add(file);
     this.#file.files = files.files;
@@ -228,11 +260,12 @@ class PhotoForm extends HTMLElement {
 
   /**
    * Ask the server for the answer.
-   * @param {{target?: string, parts?: string}} question without a `target` the one asked for last
-   *     stays; `parts`: what the server is to send
+   * @param {Question} question
    */
-  async #ask({ target, parts = "answer" } = {}) {
+  async #ask(question = {}) {
+    let { target, parts = "answer" } = question;
     const isNewPhoto = target === "";
+    this.#last = question;
     this.#target = target ?? this.#target;
     const body = new FormData(this.#form);
     body.set("target", this.#target);
@@ -243,28 +276,71 @@ class PhotoForm extends HTMLElement {
     this.#request.abort(); // only the latest question counts
     const request = (this.#request = new AbortController());
     this.#busy(true);
+    const file = this.#photo ? undefined : this.#file.files?.[0];
     try {
       if (await this.#isUnseen()) parts = "answer, photo";
-      const response = await fetch(this.#form.action, {
-        method: "POST",
+      const { status, text } = await send(this.#form.action, body, {
         headers: { Accept: "text/html", "X-Fragment": parts },
-        body,
         signal: request.signal,
+        onSent: (share) => this.#sent(share, Boolean(file)),
       });
-      const page = new DOMParser().parseFromString(await response.text(), "text/html");
+      const page = new DOMParser().parseFromString(text, "text/html");
       const isComplete = await this.#bringPhoto(page);
       if (request.signal.aborted) return;
       if (!isComplete && parts === "answer") {
-        await this.#ask({ ...(target !== undefined && { target }), parts: "answer, photo" });
+        await this.#ask({ ...question, parts: "answer, photo" });
         return;
       }
-      this.#put(page, response.status);
-      if (isNewPhoto) this.#scroll();
+      const isAnswered = this.#put(page, status);
+      if (isNewPhoto && isAnswered) {
+        this.#scroll();
+        if (file) one(this, "recent-photos", RecentPhotos).add(this.#localOf(file));
+      }
     } catch {
       if (request.signal.aborted) return;
-      this.#fail("No answer from the server", "Check the connection and try again.");
+      this.#fail("No answer from the server", "Check the connection and try again.", true);
     }
     this.#busy(false);
+  }
+
+  /**
+   * How much of the question has gone; all of it: the networks are at work.
+   * @param {number} share
+   * @param {boolean} isUpload whether a photo goes with it
+   */
+  #sent(share, isUpload) {
+    if (share < 1) {
+      this.#progress.value = share;
+      if (isUpload) this.#status.textContent = "Sending the photo…"; // said once: the bar moves
+    } else if (!this.#progress.hidden) {
+      this.#progress.removeAttribute("value");
+      this.#status.textContent = "Asking the networks…";
+      this.#watchQueue();
+    }
+  }
+
+  /** Say how many questions are before this one, if it takes long. */
+  async #watchQueue() {
+    this.#waiting.abort();
+    const { signal } = (this.#waiting = new AbortController());
+    let ahead = Infinity; // those that come later wait behind: the fewest ever seen counts
+    const look = async () => {
+      if (signal.aborted) return;
+      const response = await fetch(this.dataset.queue ?? "", { signal });
+      ahead = Math.min(ahead, (await response.json()).waiting - 1);
+      const before = ahead === 1 ? "one question is" : `${ahead} questions are`;
+      this.#status.textContent = ahead > 0 ? `In the queue: at most ${before} before yours.` : "Asking the networks…";
+      next();
+    };
+    const next = () => setTimeout(() => look().catch(() => {}), QUEUE_MS); // the answer itself will say
+    next();
+  }
+
+  #cancel() {
+    this.#request.abort();
+    this.#busy(false);
+    Object.assign(this.#stopper, { hidden: false, value: "again", textContent: "Ask again" });
+    this.#status.textContent = "Cancelled.";
   }
 
   /**
@@ -287,20 +363,18 @@ class PhotoForm extends HTMLElement {
    * The server's answer in place of the one shown; after an error the last answer stays.
    * @param {Document} page
    * @param {number} status
+   * @returns {boolean} whether there is an answer
    */
   #put(page, status) {
     const error = page.getElementById("error");
     const result = page.getElementById("result");
     if (!error && !result) {
-      this.#fail("The server could not answer", `It answered with status ${status}. Try again in a moment.`);
-      return;
+      this.#fail("The server could not answer", `It answered with status ${status}. Try again in a moment.`, true);
+      return false;
     }
     document.getElementById("error")?.remove();
-    if (error) {
-      this.#alert(document.importNode(error, true));
-      return;
-    }
-    if (!result) return;
+    if (error) this.#alert(document.importNode(error, true), PASSING.includes(status));
+    if (error || !result) return false;
     const { activeElement } = document;
     const focused = activeElement?.closest("#result") ? activeElement.id : "";
     document.getElementById("result")?.remove();
@@ -310,13 +384,15 @@ class PhotoForm extends HTMLElement {
     const said = one(this.#answer, ".verdict h2", HTMLElement).textContent ?? "";
     this.#status.textContent = said.replace(/\s+/g, " ").trim();
     this.#remember();
+    return true;
   }
 
   /**
    * @param {string} title
    * @param {string} detail
+   * @param {boolean} [passing] whether the same question may work a moment later
    */
-  #fail(title, detail) {
+  #fail(title, detail, passing = false) {
     document.getElementById("error")?.remove();
     const box = document.createElement("div");
     Object.assign(box, { id: "error", className: "error", role: "alert" });
@@ -324,11 +400,19 @@ class PhotoForm extends HTMLElement {
     heading.textContent = title;
     text.textContent = detail;
     box.append(heading, text);
-    this.#alert(box);
+    this.#alert(box, passing);
   }
 
-  /** @param {HTMLElement} box */
-  #alert(box) {
+  /**
+   * @param {HTMLElement} box
+   * @param {boolean} passing
+   */
+  #alert(box, passing) {
+    if (passing) {
+      const again = Object.assign(document.createElement("button"), { type: "button", textContent: "Try again" });
+      again.addEventListener("click", () => this.#ask(this.#last));
+      box.append(again);
+    }
     this.#answer.prepend(box);
     box.scrollIntoView({ block: "nearest" });
     this.#status.textContent = "";
@@ -336,7 +420,10 @@ class PhotoForm extends HTMLElement {
 
   /** @param {boolean} on */
   #busy(on) {
-    one(this, "progress", HTMLElement).hidden = !on;
+    this.#waiting.abort();
+    this.#progress.hidden = !on;
+    this.#progress.removeAttribute("value");
+    Object.assign(this.#stopper, { hidden: !on, value: "cancel", textContent: "Cancel" });
     this.#answer.setAttribute("aria-busy", String(on));
     if (on) this.#status.textContent = "Asking the networks…";
   }

@@ -3,6 +3,7 @@
 //   "target-change"  another class is shown; detail: its label
 //   "class-choice"   a class was searched for and taken; detail: the field's name and the class.
 //                    Whoever shows it without asking the server prevents the default.
+//   "photo-given"    a photo comes from the camera or from those kept; detail: the file
 //   "gates-change"   other gates are changed; the form's field "gates" says which
 //   "view-choice"    another view of the answer is wanted; detail: its name
 // and, on a view alone, without bubbling: "view-shown", it is shown now.
@@ -12,6 +13,7 @@ const CHOICE = "class-choice";
 const GATES = "gates-change";
 const VIEW = "view-choice";
 const SHOWN = "view-shown";
+const PHOTO = "photo-given";
 
 /**
  * What was taken: for which field, and the class as the server takes it; empty: none.
@@ -52,6 +54,24 @@ export function sayChoice(element, choice) {
 export function onChoice(place, listener) {
   place.addEventListener(CHOICE, (event) => {
     if (event instanceof CustomEvent && !event.defaultPrevented) listener(event.detail, event);
+  });
+}
+
+/**
+ * @param {Element} element where it happened
+ * @param {File} file
+ */
+export function sayPhoto(element, file) {
+  element.dispatchEvent(new CustomEvent(PHOTO, { detail: file, bubbles: true }));
+}
+
+/**
+ * @param {EventTarget} place an element around it
+ * @param {(file: File) => void} listener
+ */
+export function onPhoto(place, listener) {
+  place.addEventListener(PHOTO, (event) => {
+    if (event instanceof CustomEvent) listener(event.detail);
   });
 }
 
