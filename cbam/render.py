@@ -4,6 +4,7 @@ Colours are computed in float and rounded once. A map is scaled by its own maxim
 one is given. A map with no positive value is never painted.
 """
 
+from dataclasses import dataclass
 from numbers import Real
 
 import numpy as np
@@ -15,18 +16,34 @@ from cbam.images.preprocess import Box
 
 Floats = NDArray[np.float32]
 
-# Eleven stops of the perceptually uniform colour maps "inferno" and "viridis" (CC0, by Nathaniel
-# Smith and Stefan van der Walt): brightness rises evenly, so they survive grey and colour
-# blindness. The page reads the same stops.
-COLOUR_MAPS: dict[str, tuple[tuple[int, int, int], ...]] = {
-    "inferno": (
+@dataclass(frozen=True)
+class ColourMap:
+    """Colours for values from 0 to 1."""
+
+    title: str
+    stops: tuple[tuple[int, int, int], ...]  # evenly spaced RGB, straight lines between them
+    even: bool = True  # brightness rises with the value: survives grey and colour blindness
+
+
+# Stops of the perceptually uniform colour maps "inferno" and "viridis" (CC0, by Nathaniel Smith
+# and Stefan van der Walt) and of "turbo" (Anton Mikhailov, 2019), which tells more steps apart, but
+# is brightest in the middle. The page reads the same stops.
+COLOUR_MAPS: dict[str, ColourMap] = {
+    "inferno": ColourMap("Inferno", (
         (0, 0, 4), (22, 11, 57), (66, 10, 104), (106, 23, 110), (147, 38, 103), (188, 55, 84),
         (221, 81, 58), (243, 120, 25), (252, 165, 10), (246, 215, 70), (252, 255, 164),
-    ),
-    "viridis": (
+    )),
+    "viridis": ColourMap("Viridis", (
         (68, 1, 84), (72, 36, 117), (65, 68, 135), (53, 95, 141), (42, 120, 142), (33, 145, 140),
         (34, 168, 132), (68, 191, 112), (122, 209, 81), (189, 223, 38), (253, 231, 37),
-    ),
+    )),
+    "turbo": ColourMap("Turbo", (
+        (48, 18, 59), (64, 64, 161), (70, 107, 227), (66, 147, 255), (41, 187, 236),
+        (24, 220, 195), (49, 242, 153), (107, 253, 100), (163, 253, 60), (204, 237, 52),
+        (237, 208, 58), (253, 174, 53), (251, 128, 34), (236, 82, 15), (210, 49, 5),
+        (172, 23, 1), (122, 4, 3),
+    ), even=False),
+    "grey": ColourMap("Grey", ((0, 0, 0), (255, 255, 255))),
 }  # fmt: skip
 
 
@@ -35,7 +52,7 @@ FLAT = 1e-6  # a gate that varies less says nothing about where
 
 def colour(values: Floats, name: str = "inferno") -> NDArray[np.float32]:
     """Values in [0, 1], any shape -> RGB in 0..255, float32, shape (..., 3)."""
-    stops = np.asarray(look_up("colour map", name, COLOUR_MAPS), dtype=np.float32)
+    stops = np.asarray(look_up("colour map", name, COLOUR_MAPS).stops, dtype=np.float32)
     position = np.clip(values, 0, 1) * (len(stops) - 1)
     at = np.arange(len(stops))
     channels = [np.interp(position, at, stops[:, channel]) for channel in range(3)]

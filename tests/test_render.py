@@ -42,11 +42,20 @@ def test_between_two_stops_colours_are_mixed_in_float():
     np.testing.assert_allclose(found, (249, 235, 117), atol=1e-3)
 
 
-@pytest.mark.parametrize("name", render.COLOUR_MAPS)
+EVEN = [name for name, each in render.COLOUR_MAPS.items() if each.even]
+
+
+@pytest.mark.parametrize("name", EVEN)
 def test_brightness_rises_with_the_value_so_that_grey_prints_keep_the_order(name: str):
     rgb = render.colour(np.linspace(0, 1, 101, dtype=np.float32), name)
     luminance = rgb @ np.array([0.2126, 0.7152, 0.0722])
     assert (np.diff(luminance) > 0).all()
+
+
+def test_the_colour_map_that_is_not_even_is_brightest_in_the_middle():
+    for name in set(render.COLOUR_MAPS) - set(EVEN):
+        low, middle, high = render.colour(np.array([0, 0.5, 1], dtype=np.float32), name).sum(axis=1)
+        assert middle > max(low, high) + 100
 
 
 def test_a_colour_of_any_shape_gets_one_more_axis():

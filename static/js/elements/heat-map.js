@@ -3,11 +3,12 @@
 //           data-name="CBAM-ResNet-18" data-photo="id of the <img>">server's picture</heat-map>
 //
 // Paints the heat map of one class on the view of the photo. `view` and `size` are in pixels of the
-// original photo. element.show(Shown) changes what is seen.
+// original photo. element.show(Shown) changes what is seen; element.mark(place) points at one cell.
 
+import { contour } from "../lib/contour.js";
 import { json } from "../lib/dom.js";
-import { colours, enlarged, hottest, painted, pencil, readMap, role } from "../lib/maps.js";
-import { photo } from "../lib/photo.js";
+import { coloured, enlarged, hottest, painted, pencil, readMap, role } from "../lib/maps.js";
+import { greyed, photo } from "../lib/photo.js";
 
 /** @import { MapMessage, Pencil, RawMap, Size, View } from "../lib/maps.js" */
 
@@ -17,20 +18,34 @@ import { photo } from "../lib/photo.js";
  * @property {string} [target] a label among data-maps (the first one)
  * @property {string} [view] "overlay", "map", "photo" or "difference"
  * @property {number} [opacity] of the hottest cell, 0..1
+ * @property {string} [colours] a colour map's name
  * @property {number | undefined} [top] the raw value painted hottest (the map's own maximum)
+ * @property {number} [contour] a line around what is above this share of `top`, 0..1; 0: none
  * @property {HeatMap} [reference] the one that "difference" subtracts
+ * @property {Part} [part] what part of the photo is in sight
+ *
+ * The part of the photo around its upper left corner (x, y), enlarged `zoom` times.
+ * @typedef {{x: number, y: number, zoom: number}} Part x, y: shares of the photo's sides
+ *
+ * A place on the photo, as shares of its sides.
+ * @typedef {{x: number, y: number}} Place
  *
  * @typedef {[number, number, number, number]} Box x, y, width, height in pixels of the canvas
  */
 
 const LONGEST_PX = 800;
+const LAYER_PX = 256; // longest side of a painted map: it is smooth, so the canvas enlarges it unseen
+const CONTOUR_PX = 96;
+/** @type {Part} */
+export const WHOLE = { x: 0, y: 0, zoom: 1 };
 
 export class HeatMap extends HTMLElement {
-  /** @type {Shown & {view: string, opacity: number}} */
-  #shown = { view: "overlay", opacity: 0.7 };
+  /** @type {Shown & {view: string, opacity: number, colours: string, contour: number, part: Part}} */
+  #shown = { view: "overlay", opacity: 0.7, colours: "inferno", contour: 0, part: WHOLE };
   /** @type {Map<string, RawMap> | undefined} */
   #maps;
   #canvas = document.createElement("canvas");
+  #glass = glass();
   /** @type {OffscreenCanvas | undefined} */
   #photo;
   /** @type {Map<string, OffscreenCanvas>} what was painted before: a slider then only composes */
@@ -57,6 +72,11 @@ export class HeatMap extends HTMLElement {
     return this.#shown.target ?? [...this.maps.keys()][0];
   }
 
+  /** As it is painted; empty before the photo is there. */
+  get canvas() {
+    return this.#canvas;
+  }
+
   async connectedCallback() {
     const [width, height] = /** @type {Size} */ (json(this, "size"));
     const scale = Math.min(1, LONGEST_PX / Math.max(width, height));
@@ -65,8 +85,9 @@ export class HeatMap extends HTMLElement {
     this.#canvas.width = Math.max(1, Math.round(width * scale));
     this.#canvas.height = Math.max(1, Math.round(height * scale));
     this.#canvas.setAttribute("role", "img");
-    this.replaceChildren(this.#canvas);
+    this.replaceChildren(this.#canvas, this.#glass.svg);
     this.#paint();
+    this.dispatchEvent(new CustomEvent("heat-painted", { bubbles: true }));
   }
 
   /** @param {Shown} changes */
@@ -75,10 +96,78 @@ export class HeatMap extends HTMLElement {
     this.#paint();
   }
 
+  /**
+   * Where on the photo a pointer is; null beside the picture.
+   * @param {{clientX: number, clientY: number}} pointer
+   * @returns {Place | null}
+   */
+  place({ clientX, clientY }) {
+    const { left, top, width, height } = this.#canvas.getBoundingClientRect();
+    const scale = Math.min(width / this.#canvas.width, height / this.#canvas.height); // object-fit: contain
+    const across = (clientX - left - width / 2) / (scale * this.#canvas.width) + 0.5;
+    const down = (clientY - top - height / 2) / (scale * this.#canvas.height) + 0.5;
+    if (across < 0 || across >= 1 || down < 0 || down >= 1) return null;
+    const { x, y, zoom } = this.#shown.part;
+    return { x: x + across / zoom, y: y + down / zoom };
+  }
+
+  /**
+   * Point at the cell in which a place lies; null, or a place that the model did not see: at none.
+   * @param {Place | null} place
+   * @returns {{value: number, change: number | null} | null} the cell's raw value, and how much more
+   *     than the reference's that is
+   */
+  mark(place) {
+    const cell = place && this.#cell(place);
+    this.#glass.cell.toggleAttribute("hidden", !cell);
+    if (!cell) return null;
+    const [x, y, width, height] = this.#box();
+    const map = this.map();
+    const [across, down] = [width / map.columns, height / map.rows];
+    put(this.#glass.cell, { x: x + cell.column * across, y: y + cell.row * down, width: across, height: down });
+    const value = map.values[cell.row * map.columns + cell.column];
+    const { reference } = this.#shown;
+    const other = reference && reference !== this ? reference.#cell(place) : null;
+    if (!reference || !other) return { value, change: null };
+    const its = reference.map(this.#target);
+    return { value, change: value - its.values[other.row * its.columns + other.column] };
+  }
+
+  /**
+   * The middle of a cell that lies so many columns and rows from the one at `place`.
+   * @param {Place} place
+   * @param {number} columns
+   * @param {number} rows
+   * @returns {Place}
+   */
+  beside(place, columns, rows) {
+    const map = this.map();
+    const { x0, y0, x1, y1 } = /** @type {View} */ (json(this, "view"));
+    const [width, height] = /** @type {Size} */ (json(this, "size"));
+    const from = this.#cell(place) ?? { column: Math.floor(map.columns / 2), row: Math.floor(map.rows / 2) };
+    const column = Math.min(Math.max(from.column + columns, 0), map.columns - 1);
+    const row = Math.min(Math.max(from.row + rows, 0), map.rows - 1);
+    return {
+      x: (x0 + ((column + 0.5) / map.columns) * (x1 - x0)) / width,
+      y: (y0 + ((row + 0.5) / map.rows) * (y1 - y0)) / height,
+    };
+  }
+
+  /** @param {Place} place */
+  #cell({ x, y }) {
+    const { x0, y0, x1, y1 } = /** @type {View} */ (json(this, "view"));
+    const [width, height] = /** @type {Size} */ (json(this, "size"));
+    const map = this.map();
+    const column = Math.floor(((x * width - x0) / (x1 - x0)) * map.columns);
+    const row = Math.floor(((y * height - y0) / (y1 - y0)) * map.rows);
+    const isSeen = column >= 0 && column < map.columns && row >= 0 && row < map.rows;
+    return isSeen ? { column, row } : null;
+  }
+
   #paint() {
     const picture = this.#photo;
     if (!picture) return; // not here yet; it will be painted then
-    const { view, opacity, reference } = this.#shown;
+    const { view, opacity, reference, part } = this.#shown;
     const map = this.map();
     const empty = map.max <= 0;
     const context = pencil(this.#canvas);
@@ -88,25 +177,56 @@ export class HeatMap extends HTMLElement {
       context.drawImage(layer, ...box);
       context.globalAlpha = 1;
     };
+    const { width, height } = this.#canvas;
     /** @type {Box} */
-    const frame = [0, 0, this.#canvas.width, this.#canvas.height];
+    const frame = [0, 0, width, height];
     const box = this.#box();
 
+    context.setTransform(1, 0, 0, 1, 0, 0);
     context.clearRect(...frame);
+    context.setTransform(part.zoom, 0, 0, part.zoom, -part.x * part.zoom * width, -part.y * part.zoom * height);
     draw(picture, 1, frame);
+    // The photo loses its colour, so that all colour is heat; the more, the more opaque the map is.
+    const fade = (/** @type {number} */ alpha) => draw(greyed(picture), Math.min(0.8, alpha * 1.2), frame);
     if (view === "difference") {
-      this.#fade(context, 1);
+      fade(1);
       if (reference && reference !== this) draw(this.#difference(box, reference), 1, box);
     } else if (view === "overlay" && !empty) {
-      this.#fade(context, opacity);
+      fade(opacity);
       draw(this.#heat(box, false), opacity, box);
     } else if (view === "map" && !empty) {
       draw(this.#heat(box, true), 1, box);
     }
     if (view !== "photo") this.#dimOutside(context, box);
 
+    this.#draw(box, empty);
     this.toggleAttribute("data-empty", empty && view !== "photo" && view !== "difference");
+    this.toggleAttribute("data-zoomed", part.zoom > 1);
     this.#canvas.setAttribute("aria-label", this.#description(map));
+  }
+
+  /**
+   * What lies over the picture as lines: the view that the model saw, and the contour.
+   * @param {Box} box
+   * @param {boolean} empty
+   */
+  #draw([x, y, width, height], empty) {
+    const { part, view, contour: share } = this.#shown;
+    const { svg, crop, lines } = this.#glass;
+    const [across, down] = [this.#canvas.width, this.#canvas.height];
+    svg.setAttribute("viewBox", `${part.x * across} ${part.y * down} ${across / part.zoom} ${down / part.zoom}`);
+    put(crop, { x, y, width, height });
+    crop.toggleAttribute("hidden", (width >= across && height >= down) || view === "photo");
+    let path = "";
+    if (share > 0 && !empty) {
+      const [columns, rows] = shrunk(width, height, CONTOUR_PX);
+      const map = this.map();
+      path = contour(enlarged(map, columns, rows), columns, rows, share * (this.#shown.top ?? map.max));
+      for (const line of lines) {
+        line.setAttribute("transform", `translate(${x} ${y}) scale(${width / columns} ${height / rows})`);
+      }
+    }
+    for (const line of lines) line.setAttribute("d", path);
   }
 
   /**
@@ -123,21 +243,17 @@ export class HeatMap extends HTMLElement {
   }
 
   /**
-   * The heat in colour; colder is more transparent unless `opaque`, as in cbam/render.py.
+   * The heat in colour; colder is more transparent unless `opaque`.
    * @param {Box} box
    * @param {boolean} opaque
    */
   #heat([, , width, height], opaque) {
     const map = this.map();
     const top = this.#shown.top ?? map.max;
-    return this.#layer(["heat", this.#target, top, opaque], () => {
-      const values = enlarged(map, width, height);
-      const table = colours("inferno");
-      return painted(width, height, (i) => {
-        const value = Math.min(Math.max(values[i] / top, 0), 1);
-        return [...table[Math.round(value * 255)], opaque ? 255 : 255 * Math.sqrt(value)];
-      });
-    });
+    const name = this.#shown.colours;
+    return this.#layer(["heat", this.#target, top, opaque, name], () =>
+      coloured(map, ...shrunk(width, height, LAYER_PX), { top, name, opaque }),
+    );
   }
 
   /**
@@ -149,9 +265,10 @@ export class HeatMap extends HTMLElement {
     const [own, other] = [this.map(), reference.map(this.#target)];
     return this.#layer(["difference", this.#target], () => {
       const top = Math.max(own.max, other.max) || 1;
-      const [mine, its] = [enlarged(own, width, height), enlarged(other, width, height)];
+      const size = shrunk(width, height, LAYER_PX);
+      const [mine, its] = [enlarged(own, ...size), enlarged(other, ...size)];
       const [more, less] = [role("--change-more"), role("--change-less")];
-      return painted(width, height, (i) => {
+      return painted(...size, (i) => {
         const change = (mine[i] - its[i]) / top;
         return [...(change > 0 ? more : less), 230 * Math.abs(change)];
       });
@@ -168,20 +285,6 @@ export class HeatMap extends HTMLElement {
     if (this.#layers.size > 8) this.#layers.clear();
     this.#layers.set(name, known);
     return known;
-  }
-
-  /**
-   * Takes colour from the photo, so that all colour is heat; the more, the more opaque the map is.
-   * @param {Pencil} context
-   * @param {number} opacity
-   */
-  #fade(context, opacity) {
-    context.globalAlpha = Math.min(0.8, opacity * 1.2);
-    context.globalCompositeOperation = "saturation";
-    context.fillStyle = "black";
-    context.fillRect(0, 0, this.#canvas.width, this.#canvas.height);
-    context.globalCompositeOperation = "source-over";
-    context.globalAlpha = 1;
   }
 
   /**
@@ -206,6 +309,42 @@ export class HeatMap extends HTMLElement {
     const kind = view === "difference" ? "Change of the heat map" : "Heat map";
     return `${kind} of ${whose}, hottest in the ${hottest(map)}`;
   }
+}
+
+/**
+ * A size of the same shape whose longer side is at most `longest`.
+ * @param {number} width
+ * @param {number} height
+ * @param {number} longest
+ * @returns {[number, number]}
+ */
+function shrunk(width, height, longest) {
+  const scale = Math.min(1, longest / Math.max(width, height));
+  return [Math.max(2, Math.round(width * scale)), Math.max(2, Math.round(height * scale))];
+}
+
+/** Lines over the picture, which stay thin however large it is. */
+function glass() {
+  const make = (/** @type {string} */ name, /** @type {string} */ kind) => {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+    made.setAttribute("class", kind);
+    return made;
+  };
+  const svg = make("svg", "glass");
+  svg.setAttribute("aria-hidden", "true");
+  const lines = [make("path", "contour-edge"), make("path", "contour")];
+  const [crop, cell] = [make("rect", "crop"), make("rect", "cell")];
+  cell.toggleAttribute("hidden", true);
+  svg.append(crop, ...lines, cell);
+  return { svg, crop, cell, lines };
+}
+
+/**
+ * @param {Element} element
+ * @param {Record<string, number>} attributes
+ */
+function put(element, attributes) {
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, String(value));
 }
 
 customElements.define("heat-map", HeatMap);

@@ -81,6 +81,42 @@ export function painted(width, height, pixel) {
   return canvas;
 }
 
+/**
+ * A map in colour, from 0 to `top`, width x height. Colder is more transparent unless `opaque`, as in
+ * cbam/render.py.
+ * @param {RawMap} map
+ * @param {number} width
+ * @param {number} height
+ * @param {{top: number, name: string, opaque: boolean}} how `name`: a colour map's
+ */
+export function coloured(map, width, height, { top, name, opaque }) {
+  const canvas = new OffscreenCanvas(width, height);
+  const context = pencil(canvas);
+  const image = context.createImageData(width, height);
+  const pixels = new Uint32Array(image.data.buffer); // one write a pixel: a repaint must not wait
+  const table = packed(name, opaque);
+  const values = enlarged(map, width, height);
+  const scale = 255 / top;
+  for (let i = 0; i < pixels.length; i++) {
+    pixels[i] = table[Math.round(Math.min(Math.max(values[i] * scale, 0), 255))];
+  }
+  context.putImageData(image, 0, 0);
+  return canvas;
+}
+
+/**
+ * 256 colours with their alpha, as they lie in an image's memory.
+ * @param {string} name
+ * @param {boolean} opaque
+ */
+function packed(name, opaque) {
+  const bytes = new Uint8ClampedArray(4 * 256);
+  for (const [level, colour] of colours(name).entries()) {
+    bytes.set([...colour, opaque ? 255 : 255 * Math.sqrt(level / 255)], 4 * level);
+  }
+  return new Uint32Array(bytes.buffer);
+}
+
 /** @typedef {CanvasRenderingContext2D | OffscreenCanvasRenderingContext2D} Pencil */
 
 /**
@@ -99,7 +135,7 @@ const tables = new Map();
 
 /**
  * 256 colours of one of the server's colour maps.
- * @param {"inferno" | "viridis"} name
+ * @param {string} name such as "inferno"
  */
 export function colours(name) {
   const sent = one(document, "#colour-maps", HTMLScriptElement);

@@ -34,6 +34,31 @@ async function shrunk(image) {
   return canvas;
 }
 
+/** @type {WeakMap<OffscreenCanvas, OffscreenCanvas>} */
+const greys = new WeakMap();
+
+/**
+ * The same picture without its colour, made once.
+ * @param {OffscreenCanvas} picture
+ */
+export function greyed(picture) {
+  const known = greys.get(picture) ?? grey(picture);
+  greys.set(picture, known);
+  return known;
+}
+
+/** @param {OffscreenCanvas} picture */
+function grey(picture) {
+  const { width, height } = picture;
+  const canvas = new OffscreenCanvas(width, height);
+  const context = pencil(canvas);
+  context.drawImage(picture, 0, 0);
+  context.globalCompositeOperation = "saturation";
+  context.fillStyle = "black";
+  context.fillRect(0, 0, width, height);
+  return canvas;
+}
+
 /**
  * Whether a file says that it is HEIC, as phones write it: most browsers don't show that.
  * @param {File} file
