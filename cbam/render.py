@@ -16,6 +16,7 @@ from cbam.images.preprocess import Box
 
 Floats = NDArray[np.float32]
 
+
 @dataclass(frozen=True)
 class ColourMap:
     """Colours for values from 0 to 1."""

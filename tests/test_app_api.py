@@ -95,6 +95,8 @@ def test_methods_lists_the_table(client: TestClient) -> None:
     assert [method["name"] for method in methods] == list(METHODS)
     for method in methods:
         assert method.pop("versus") is (method["name"] == "finercam")
+        ignores = method.pop("ignores_class")
+        assert ignores is (method["name"] in ("eigencam", "kpcacam", "randomcam"))
         assert set(method) == {"name", "title", "paper", "note", "cost", "cost_class"}
         assert method["paper"].startswith("https://")
         assert all(method.values())

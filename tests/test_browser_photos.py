@@ -65,7 +65,9 @@ def models_at_work(service: Running) -> Iterator[threading.Event]:
 
 def names(page: Page) -> list[str]:
     """The last photos, as listed."""
-    return [str(each.get_attribute("title")) for each in page.locator("recent-photos li button").all()]
+    return [
+        str(each.get_attribute("title")) for each in page.locator("recent-photos li button").all()
+    ]
 
 
 # The camera
@@ -160,9 +162,7 @@ def test_an_upload_shows_how_much_has_gone_and_can_be_cancelled_and_asked_again(
     expect(page.locator(".stopper")).to_be_hidden()
 
 
-def test_who_waits_is_told_how_many_are_before(
-    visit: Visit, service: Running, jpeg: bytes
-) -> None:
+def test_who_waits_is_told_how_many_are_before(visit: Visit, service: Running, jpeg: bytes) -> None:
     page, others = visit(), [visit(), visit()]
     engine = service.server.service.state.engine
     with models_at_work(service) as free:

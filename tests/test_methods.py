@@ -208,6 +208,16 @@ def test_layers_are_scaled_and_enlarged_before_they_are_fused():
         np.testing.assert_allclose(found[0, 0], wanted[name], atol=1e-6)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_ignores_the_class_if_its_record_says_so(make_network: MakeNetwork, method: str):
+    network, maps = make_network("cbam", seed=4), []
+    for index in (1, 2):
+        np.random.seed(0)  # Random-CAM draws its weights there
+        maps.append(raw_maps(network, images(4, size=96), "layer3.1", [index], method))
+    assert torch.equal(*maps) == METHODS[method].ignores_class
+    assert any(each.max() > 0 for each in maps)
+
+
 @pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].pooled])
 def test_a_closed_form_is_what_the_method_gives_without_it(make_network: MakeNetwork, method: str):
     network = make_network("cbam", seed=4)

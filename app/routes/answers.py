@@ -387,6 +387,7 @@ class MethodInfo(BaseModel):
         "high: a pass through the whole network for each channel"
     )
     versus: bool = Field(description="whether the method contrasts the target with other classes")
+    ignores_class: bool = Field(description="whether its map is the same for every class")
 
 
 class Methods(BaseModel):

@@ -40,6 +40,7 @@ from app.routes.views import VIEWS, shown
 from cbam import ATTENTION, METHODS, __version__, render
 from cbam.errors import CBAMLensError
 from cbam.explain.explanation import Explanation
+from cbam.explain.formulas import FUSIONS
 from cbam.images.formats import FORMATS, TITLES
 from cbam.model import Model
 
@@ -162,6 +163,8 @@ def _render(
         "photo": next((photo for photo in photos if photo["file"] == fields.photo), None),
         "options": fields.model_dump(),
         "attention": ATTENTION,
+        "methods": [answers.method_info(name, method) for name, method in METHODS.items()],
+        "fusions": FUSIONS,
         "colour_maps": {name: each.stops for name, each in render.COLOUR_MAPS.items()},
         "colourings": render.COLOUR_MAPS,
         "error": refused,
@@ -201,7 +204,6 @@ def _form(request: Request, chosen: str) -> dict[str, Any]:
     return {
         "families": families,
         "family": next(item for item in families if item["name"] == chosen),
-        "methods": [answers.method_info(name, method) for name, method in METHODS.items()],
         "layers": first.layers if first else [],
         "limits": {
             "max_upload_mb": settings.max_upload_mb,

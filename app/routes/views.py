@@ -17,6 +17,7 @@ VIEWS: dict[str, View] = {
     "compare": View("Compare"),
     "inside": View("Inside"),
     "what-if": View("What if"),
+    "methods": View("Methods", scripts=True),
 }
 
 

@@ -43,6 +43,7 @@ class Method:
     # All classes' maps (K, h, w) at once, where the head is average pooling and a linear layer.
     pooled: Pooled | None = None
     versus: bool = False  # contrasts the class with others
+    ignores_class: bool = False  # its map is the same for every class
     groups: bool = True  # explains any target, not only a class's logit
     unit: str = ""  # of its raw values
     package: str = ""  # its class in the grad-cam package: the oracle of tests and benchmarks
@@ -168,6 +169,7 @@ METHODS: dict[str, Method] = {
         "a singular value decomposition",
         "low",
         by_package("EigenCAM", gradient=False),
+        ignores_class=True,
         package="EigenCAM",
     ),
     "eigengradcam": Method(
@@ -186,6 +188,7 @@ METHODS: dict[str, Method] = {
         "a principal component of all pairs of cells",
         "low",
         by_package("KPCA_CAM", gradient=False),
+        ignores_class=True,
         package="KPCA_CAM",
     ),
     "randomcam": Method(
@@ -195,6 +198,7 @@ METHODS: dict[str, Method] = {
         "nothing",
         "low",
         by_package("RandomCAM", gradient=False),
+        ignores_class=True,
         package="RandomCAM",
     ),
 }

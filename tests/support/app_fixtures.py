@@ -36,16 +36,16 @@ WIDTH = 8  # channels of the first stage; each later stage doubles them
 INPUT_PX = 64
 
 
-def write_family(folder: Path) -> Path:
+def write_family(folder: Path, family: str = "tiny", labels: tuple[str, ...] = LABELS) -> Path:
     """Three seeded models of ten classes, a few thousand parameters each: plain, SE, CBAM."""
     for attention in ("none", "se", "cbam"):
         card = Card(
-            name=f"tiny-{attention}",
-            family="tiny",
-            family_title="Tiny",
+            name=f"{family}-{attention}",
+            family=family,
+            family_title=family.capitalize(),
             backbone="resnet18",
             attention=attention,
-            labels=LABELS,
+            labels=labels,
             preprocess=Preprocess(INPUT_PX, "stretch"),
             licence="MIT",
             data="none",
@@ -53,7 +53,7 @@ def write_family(folder: Path) -> Path:
             weights_sha256="",
             storage="int8",
             backbone_options={"width": WIDTH},
-            folder=folder / f"tiny-{attention}",
+            folder=folder / f"{family}-{attention}",
         )
         with torch.random.fork_rng():
             torch.manual_seed(1)

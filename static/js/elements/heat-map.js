@@ -1,9 +1,9 @@
 // @ts-check
 // <heat-map data-maps='[{label, map: MAP}, …]' data-view='{x0, y0, x1, y1}' data-size='[width, height]'
-//           data-name="CBAM-ResNet-18" data-photo="id of the <img>">server's picture</heat-map>
+//           data-name="CBAM-ResNet-18" data-photo="id of the <img>" data-longest="800">server's picture</heat-map>
 //
 // Paints the heat map of one class on the view of the photo. `view` and `size` are in pixels of the
-// original photo. element.show(Shown) changes what is seen; element.mark(place) points at one cell.
+// original photo, `longest` the canvas's longer side. element.show(Shown) changes what is seen; element.mark(place) points at one cell.
 
 import { contour } from "../lib/contour.js";
 import { json } from "../lib/dom.js";
@@ -79,7 +79,8 @@ export class HeatMap extends HTMLElement {
 
   async connectedCallback() {
     const [width, height] = /** @type {Size} */ (json(this, "size"));
-    const scale = Math.min(1, LONGEST_PX / Math.max(width, height));
+    const longest = Number(this.dataset.longest ?? LONGEST_PX);
+    const scale = Math.min(1, longest / Math.max(width, height));
     this.style.aspectRatio = `${width} / ${height}`; // nothing jumps when the picture comes
     this.#photo = await photo(this.dataset.photo ?? "");
     this.#canvas.width = Math.max(1, Math.round(width * scale));

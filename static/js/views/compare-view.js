@@ -48,8 +48,7 @@ class CompareView extends HTMLElement {
   #beside = new AbortController();
 
   connectedCallback() {
-    const target = /** @type {HTMLElement | null} */ (this.closest("[data-target]"))?.dataset.target ?? "";
-    this.#groups = [group(one(this, ".columns", HTMLElement), target)];
+    this.#groups = [group(one(this, ".columns", HTMLElement), this.#result.dataset.target ?? "")];
     this.#controls.hidden = false;
     this.#offerFamilies();
     this.#restore();
@@ -77,6 +76,10 @@ class CompareView extends HTMLElement {
 
   disconnectedCallback() {
     this.#beside.abort();
+  }
+
+  get #result() {
+    return /** @type {HTMLElement} */ (this.closest("#result"));
   }
 
   get #controls() {
@@ -192,7 +195,9 @@ class CompareView extends HTMLElement {
     }
     this.#describe();
     this.#paint();
-    if (this.#groups[0].target === label) sayTarget(this, label);
+    if (this.#groups[0].target !== label) return;
+    this.#result.dataset.target = label; // whoever asks about this answer asks about that class
+    sayTarget(this, label);
   }
 
   /** The line of text under each map, and over the second family. */
@@ -347,7 +352,7 @@ class CompareView extends HTMLElement {
     const form = document.getElementById("photo-form");
     const family = form instanceof HTMLFormElement ? field(form, "family", HTMLSelectElement) : null;
     const select = one(this.#controls, "[name=beside]", HTMLSelectElement);
-    const own = /** @type {HTMLElement | null} */ (this.closest("[data-family]"))?.dataset.family;
+    const own = this.#result.dataset.family;
     for (const { value, text } of family?.options ?? []) {
       if (value !== own) select.add(new Option(text, value));
     }
