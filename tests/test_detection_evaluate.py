@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -17,7 +18,9 @@ from cbam.evaluate.detection import (
     difference,
     map50,
     said_of,
+    sizes,
 )
+from cbam.evaluate.recall_curves import curve_data, curve_picture
 from cbam.explain.detection import Detected, Detection
 
 LABELS = ("cat", "dog", "cow")
@@ -116,3 +119,35 @@ def test_what_is_said_of_a_class_that_is_not_marked_does_not_count():
     assert said.objects == (((10, 10, 50, 50), 0),)
     assert said.boxes == ((HERE, 0, 0.9),)
     assert average_precision([said], LABELS).map50 == pytest.approx(1)
+
+
+def test_a_curve_is_the_precision_at_each_recall_and_its_mean_the_average_precision():
+    """As by hand above: precision 1/2 up to a recall of 1/2, then nothing."""
+    said = [
+        Said(SIZE, ((HERE, 0), (THERE, 0)), ((HERE, 0, 0.8), ((0, 60, 20, 90), 0, 0.9)), MARKED)
+    ]
+    found = average_precision(said, LABELS)
+    data = curve_data({"one": found})
+    assert data["recall"][:3] == [0, 0.01, 0.02]
+    assert data["detectors"]["one"].keys() == {"cat"}
+    cat = data["detectors"]["one"]["cat"]
+    assert cat["precision"] == [0.5] * 51 + [0] * 50
+    assert cat["ap50"] == pytest.approx(np.mean(cat["precision"]), abs=1e-4)
+
+
+def test_the_picture_has_a_line_for_each_detector_and_class():
+    one, other = average_precision(crowd(0), LABELS), average_precision(crowd(1), LABELS)
+    picture = ElementTree.fromstring(curve_picture({"a<b": one, "other": other}))
+    lines = [each for each in picture.iter() if each.tag.endswith("polyline")]
+    assert len(lines) == 2 * 2  # no cow was there
+    texts = [each.text or "" for each in picture.iter() if each.tag.endswith("text")]
+    assert f"a<b {one.of_class['cat']:.1%}" in texts
+    assert f"other {other.of_class['dog']:.1%}" in texts
+    points = [tuple(map(float, each.split(","))) for each in lines[0].get("points", "").split()]
+    assert points == sorted(points)  # recall rises, precision falls: y points down
+
+
+def test_objects_are_counted_by_size():
+    boxes = ((0.0, 0.0, 31.0, 32.0), (0.0, 0.0, 40.0, 40.0), (0.0, 0.0, 97.0, 97.0))
+    said = Said((100, 100), tuple((box, 0) for box in boxes), (), MARKED)
+    assert sizes([said, said]) == {"small": 2, "medium": 2, "large": 2}

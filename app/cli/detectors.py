@@ -1,5 +1,6 @@
 """What `train` and `evaluate` do with detectors."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,11 @@ from cbam.cards.detector import DetectorCard, write_detector_card
 from cbam.data.boxed import boxed_photos
 from cbam.data.labelled import Unread
 from cbam.detector import find_detector, open_detector
-from cbam.errors import OptionClash
-from cbam.evaluate.detection import Measured, against, measure_detector
+from cbam.errors import CannotWrite, OptionClash
+from cbam.evaluate.detection import Measured, Precision, against, measure_detector
+from cbam.evaluate.recall_curves import curve_data, curve_picture
+
+CURVES = (".svg", ".json")
 
 
 def train_detectors(
@@ -40,9 +44,20 @@ def train_detectors(
 
 
 def evaluate_detectors(
-    names: list[str], boxed: Path | None, boxes: Path | None, write: bool
+    names: list[str],
+    boxed: Path | None,
+    boxes: Path | None,
+    write: bool,
+    output: Path | None = None,
 ) -> None:
-    """Measure detectors of one family on the same photos; on the cards with `write`."""
+    """Measure detectors of one family on the same photos; on the cards with `write`.
+
+    `output`: a file for their curves of precision against recall, .svg or .json.
+    """
+    if output is not None:
+        if output.suffix not in CURVES:
+            raise OptionClash(f"{output} is neither .svg nor .json: name one of these.")
+        check_folder(output.parent)
     found = {name: find_detector(name) for name in names}
     if wrong := [name for name, card in found.items() if card is None]:
         raise OptionClash(f"Measure detectors apart from classifiers: {', '.join(wrong)}.")
@@ -57,10 +72,12 @@ def evaluate_detectors(
             check_folder(card.folder)
     rows: dict[str, dict[str, str]] = {}
     done: dict[str, Measured] = {}  # by attention
+    curves: dict[str, Precision] = {}
     for card in cards:
         measured = measure_detector(open_detector(card), photos)
         metrics = {**measured.metrics, **against(measured, done)}
         done[card.network.attention] = measured
+        curves[card.name] = measured.precision
         for data_set, values in metrics.items():
             for measure, value in values.items():
                 if measure not in ("command", "what"):
@@ -72,9 +89,22 @@ def evaluate_detectors(
         ("measure", *names),
         [(title, *(cells.get(name, "") for name in names)) for title, cells in rows.items()],
     )
+    if output is not None:
+        _write_curves(curves, output)
     if unread := next(iter(done.values())).unread:  # all saw the same photos
         report_unread(unread)
         raise typer.Exit(SOME_UNREAD)
+
+
+def _write_curves(curves: dict[str, Precision], path: Path) -> None:
+    """Write curves as data or as a picture. Raises CannotWrite."""
+    is_data = path.suffix == ".json"
+    text = json.dumps(curve_data(curves)) + "\n" if is_data else curve_picture(curves)
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise CannotWrite(f"'{path}' could not be written: {error.strerror}.") from error
+    note(f"wrote {path}")
 
 
 def _shown(value: object) -> str:

@@ -79,6 +79,14 @@ def evaluate(
         ),
     ] = None,
     write: Annotated[bool, typer.Option(help="write the numbers to the cards")] = False,
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "-o",
+            "--output",
+            help="detectors' curves of precision against recall: a file ending in .svg or .json",
+        ),
+    ] = None,
     size_px: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(min=32, max=1024, help="another image size than the cards', to choose one"),
@@ -94,8 +102,10 @@ def evaluate(
     --boxed: a parquet file with boxes.csv beside it or as --boxes.
     """
     if any(find_detector(name) for name in names):
-        evaluate_detectors(names, boxed, boxes, write)
+        evaluate_detectors(names, boxed, boxes, write, output)
         return
+    if output is not None:
+        raise OptionClash("--output is for detectors: classifiers have no curves to write.")
     if val is None and (calibrate or others):
         raise OptionClash("--calibrate and --others need --val: photos of the models' own classes.")
     if val is None and boxed is None and gates is None and hold is None:

@@ -24,6 +24,7 @@ COMMAND = "cbam-lens evaluate --boxed"
 # Everything that a detector says at all counts, as in COCO's rules; the surest box has a heat map.
 ASKED = DetectOptions(score=0.05, limit=100, maps=1, attention=False)
 RECALLS = np.linspace(0, 1, 101)
+SIZES = ("small", "medium", "large")  # COCO's: less than 32 x 32 px, less than 96 x 96, more
 
 Floats = NDArray[np.float64]
 Region = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels
@@ -59,6 +60,7 @@ class Precision:
     of_class: dict[str, float]  # at 0.5; a class without an object is left out
     of_size: dict[str, float]  # mean over IoUs, of objects up to 32 x 32 px, up to 96 x 96, larger
     matches: tuple[Matches, ...] = field(repr=False)  # class by class
+    curves: dict[str, Floats] = field(repr=False)  # class -> precision at RECALLS, at an IoU of 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +104,7 @@ def measure_detector(
         "map50_95": round(precision.map50_95, 4),
         "ap50": {label: round(value, 4) for label, value in precision.of_class.items()},
         "map_by_size": {name: round(value, 4) for name, value in precision.of_size.items()},
+        "objects_by_size": sizes(said),
         "command": COMMAND,
     }
     metrics = {"boxes": boxes}
@@ -156,11 +159,26 @@ def average_precision(said: Sequence[Said], labels: Sequence[str]) -> Precision:
         {label: value for label, value in zip(labels, by_class, strict=True) if value >= 0},
         {
             name: value
-            for number, name in enumerate(("small", "medium", "large"), 1)
+            for number, name in enumerate(SIZES, 1)
             if (value := _mean(every[:, :, :, number, -1])) >= 0
         },
         tuple(_matches(judge, number, said) for number in range(len(labels))),
+        {
+            label: np.asarray(every[at_half, :, number, 0, -1], dtype=np.float64)
+            for number, label in enumerate(labels)
+            if by_class[number] >= 0
+        },
     )
+
+
+def sizes(said: Sequence[Said]) -> dict[str, int]:
+    """How many objects there are of each of COCO's sizes, in pixels of the photos' files."""
+    counts = dict.fromkeys(SIZES, 0)
+    for each in said:
+        for (x0, y0, x1, y1), _ in each.objects:
+            area = (x1 - x0) * (y1 - y0)
+            counts[SIZES[(area >= 32**2) + (area >= 96**2)]] += 1
+    return counts
 
 
 def map50(matches: Sequence[Matches], times: NDArray[np.int64]) -> float:
