@@ -9,9 +9,10 @@ import typer
 
 from app.cli.shared import say, show_json, show_table
 from cbam.cards.card import Card
-from cbam.cards.families import available, by_family
+from cbam.cards.detector import DetectorCard
+from cbam.cards.families import available, by_family, detectors
 from cbam.detector import load
-from cbam.errors import UnknownName
+from cbam.errors import UnknownName, look_up
 from cbam.evaluate.held_gates import SINGLE_WAYS
 from cbam.model import find_card
 
@@ -28,13 +29,26 @@ MEASURES = {
     "box IoU": (BOXED, "box_iou"),
 }
 LOCATED = {name: title for title, (data, name) in MEASURES.items() if data == BOXED}
+AGAINST = "against_"  # how a detector's differences from others begin
+Table = tuple[list[str], list[list[str]]]  # titles, rows
+# Column title -> where a detector's number stands on its card.
+FINDS = {
+    "mAP@.5": ("boxes", "map50"),
+    "mAP@.75": ("boxes", "map75"),
+    "mAP@.5:.95": ("boxes", "map50_95"),
+    "energy in box": ("heat_maps", "energy_in_box"),
+    "if even": ("heat_maps", "energy_uniform"),
+    "if all in its cells": ("heat_maps", "energy_of_box"),
+}
 
 
 @models_app.command("list")
 def list_models(
-    markdown: Annotated[bool, typer.Option("--markdown", help="as the README shows it")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="classifiers alone, as docs/models.md shows them")
+    ] = False,
 ) -> None:
-    """All bundled models with their measured results, one line each."""
+    """All bundled models with their measured results, one line each; detectors last."""
     rows: list[list[str]] = []
     cards = available()
     for names in by_family(cards).values():
@@ -47,6 +61,21 @@ def list_models(
         rows.append(["centre, uniform map, whole view", "", "", *_measured(blind, "")])
     titles = ["model", "attention", "classes", *MEASURES]
     _print(titles, rows, markdown)
+    if not markdown and detectors():
+        list_detectors()
+
+
+@models_app.command("detectors")
+def list_detectors(
+    table: Annotated[
+        str, typer.Argument(help="all; classes: each class and size; differences: of their mAP")
+    ] = "all",
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="as docs/detection.md shows it")
+    ] = False,
+) -> None:
+    """All bundled detectors: how well they find, and how much of a heat map lies in its box."""
+    _print(*look_up("table", table, DETECTOR_TABLES)([*detectors().values()]), markdown)
 
 
 def _print(titles: list[str], rows: list[list[str]], markdown: bool) -> None:
@@ -75,6 +104,38 @@ def list_boxes(
                 rows.append([card.name, data, f"{values['photos']:,}", *cells])
     _print(["model", "data", "photos", *LOCATED.values()], rows, markdown)
 
+
+def _detectors(cards: Sequence[DetectorCard]) -> Table:
+    rows = [[card.name, card.title, *_measured(card.metrics, measures=FINDS)] for card in cards]
+    return ["detector", "what it is", *FINDS], rows
+
+
+def _found_classes(cards: Sequence[DetectorCard]) -> Table:
+    """Class by class, and by the objects' size."""
+    measured = [card for card in cards if "boxes" in card.metrics]
+    found = [card.metrics["boxes"] for card in measured]
+    rows: list[list[str]] = []
+    for key, measure in (("ap50", "AP@.5"), ("map_by_size", "mAP@.5:.95")):
+        for name in dict.fromkeys(name for each in found for name in each[key]):
+            values = (each[key].get(name) for each in found)
+            count = found[0]["objects_by_size"][name] if key == "map_by_size" else ""
+            shown = ["no object" if value is None else f"{value:.1%}" for value in values]
+            rows.append([f"{name}, {count:,} objects" if count else name, measure, *shown])
+    return ["of", "measure", *(card.name for card in measured)], rows
+
+
+def _differences(cards: Sequence[DetectorCard]) -> Table:
+    """How much higher each one's mAP@.5 is than others', with 95 % bootstrap intervals."""
+    rows = [
+        [card.name, key.removeprefix(AGAINST), _change(values["map50"])]
+        for card in cards
+        for key, values in card.metrics.items()
+        if key.startswith(AGAINST)
+    ]
+    return ["detector", "against", "points of mAP@.5"], rows
+
+
+DETECTOR_TABLES = {"all": _detectors, "classes": _found_classes, "differences": _differences}
 
 # What was done to the gates -> its heading.
 HELD = {"mean": "at their mean", "number": "at one number", "open": "open"}
@@ -171,9 +232,13 @@ def _change(triple: Sequence[float] | None) -> str:
     return f"{change} ({low} to {high})"
 
 
-def _measured(metrics: dict[str, dict[str, Any]], absent: str = "not measured") -> list[str]:
-    """A card's numbers in percent, in the order of MEASURES."""
-    values = (metrics.get(data, {}).get(name) for data, name in MEASURES.values())
+def _measured(
+    metrics: dict[str, dict[str, Any]],
+    absent: str = "not measured",
+    measures: Mapping[str, tuple[str, str]] = MEASURES,
+) -> list[str]:
+    """A card's numbers in percent, in the order of `measures`."""
+    values = (metrics.get(data, {}).get(name) for data, name in measures.values())
     return [absent if value is None else f"{value:.1%}" for value in values]
 
 

@@ -12,7 +12,9 @@ from app.inference.engine import Answer, Findings
 from cbam.attention import ATTENTION, Use
 from cbam.backends.choose import BACKENDS
 from cbam.cards.card import Card
+from cbam.cards.detector import DetectorCard
 from cbam.cards.reliance import reliance
+from cbam.detectors import DETECTORS
 from cbam.explain.detection import Detected, counterparts
 from cbam.explain.explanation import BlockAttention, Explanation, Floats, GateMap
 from cbam.explain.explanation import Prediction as Named
@@ -339,6 +341,26 @@ class Queue(BaseModel):
     length: int = Field(description="most questions that may wait; a further one gets a 503")
 
 
+class DetectorInfo(BaseModel):
+    """A detector's card. It is loaded when somebody asks it for the first time."""
+
+    name: str
+    family: str
+    family_title: str
+    title: str = Field(description="what people call it: FCOS on CBAM-ResNet-50")
+    attention: str = Field(description="of the classifier's network")
+    phrase: str = Field(description="what the attention adds, in a few words")
+    gates: list[GateInfo]
+    kind: str
+    paper: str = Field(description="of the kind of detector")
+    classifier: str = Field(description="the model whose network it stands on")
+    classes: list[str]
+    input_size: int = Field(description="pixels of the photo's longer side, as the network sees it")
+    metrics: dict[str, dict[str, Any]]
+    licence: str
+    data: str
+
+
 class FamilyInfo(BaseModel):
     """Models trained alike that differ in attention only."""
 
@@ -353,6 +375,7 @@ class Models(BaseModel):
 
     families: list[FamilyInfo]
     models: list[ModelInfo]
+    detectors: list[DetectorInfo]
 
 
 class FoundClass(BaseModel):
@@ -616,6 +639,28 @@ def model_info(model: Model) -> ModelInfo:
         blocks=model.layers if attention.gates else [],
         metrics=card.metrics,
         reliance=reliance(card),
+        licence=card.licence,
+        data=card.data,
+    )
+
+
+def detector_info(card: DetectorCard) -> DetectorInfo:
+    """A detector's card as /models shows it."""
+    attention, kind = ATTENTION[card.network.attention], DETECTORS[card.kind]
+    return DetectorInfo(
+        name=card.name,
+        family=card.family,
+        family_title=card.family_title,
+        title=card.title,
+        attention=card.network.attention,
+        phrase=attention.phrase,
+        gates=[GateInfo(**asdict(each)) for each in attention.gates],
+        kind=kind.title,
+        paper=kind.paper,
+        classifier=card.classifier,
+        classes=list(card.labels),
+        input_size=card.frame.size_px,
+        metrics=card.metrics,
         licence=card.licence,
         data=card.data,
     )
