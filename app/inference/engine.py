@@ -122,6 +122,7 @@ class Engine:
         self._model_thread = ThreadPoolExecutor(1, "model")
         self._picture_threads = ThreadPoolExecutor(settings.decode_threads, "pictures")
         self._backend_thread = ThreadPoolExecutor(1, "faster")
+        self._detector_thread = ThreadPoolExecutor(1, "detectors")
         self._threads = 1  # of PyTorch, for each pass; known once the models are loaded
         self.queue: Batcher[Asked, list[Any]] = Batcher(
             self._answer_many,
@@ -167,7 +168,12 @@ class Engine:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for threads in (self._model_thread, self._picture_threads, self._backend_thread):
+        for threads in (
+            self._model_thread,
+            self._picture_threads,
+            self._backend_thread,
+            self._detector_thread,
+        ):
             await asyncio.to_thread(threads.shutdown, cancel_futures=not done)  # waits
 
     def chosen(self, names: Sequence[str], family: str | None = None) -> list[Model]:
@@ -275,7 +281,13 @@ class Engine:
     async def detect(
         self, data: bytes, search: Search, alive: Alive, trace: Trace | None = None
     ) -> Findings:
-        """The same of detectors. The first question to one loads it. Raises as `explain` does."""
+        """The same of detectors. The first question to one loads it, while others are answered.
+
+        Raises as `explain` does, and BadCard.
+        """
+        if any(card.name not in self.detectors for card in search.cards):
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._detector_thread, self._open, search.cards)
         key = ("detect", *(card.name for card in search.cards))
         (found,) = await self._ask(data, [lambda _: (key, search)], alive, trace or Trace())
         return Findings(*found, search.options)
@@ -404,6 +416,16 @@ class Engine:
                     await run(self._warm_changes, model)
         return_freed_memory()
 
+    def _open(self, cards: Sequence[DetectorCard]) -> None:
+        """Load and warm detectors that nobody has asked before. Runs in a thread of its own."""
+        torch.set_num_threads(self._threads)
+        for card in cards:
+            if card.name not in self.detectors:
+                detector = open_detector(card)
+                detector.find(_blank())
+                self.detectors[card.name] = detector
+        return_freed_memory()
+
     def _answer_many(
         self, key: Hashable, asked: Sequence[Asked]
     ) -> Sequence[list[Any] | Exception]:
@@ -416,9 +438,6 @@ class Engine:
     def _found(self, search: Search, photo: Image.Image) -> list[Detected] | Exception:
         """What the detectors found, or why they could not."""
         try:
-            for card in search.cards:
-                if card.name not in self.detectors:
-                    self.detectors[card.name] = open_detector(card)
             return [self.detectors[card.name].find(photo, search.options) for card in search.cards]
         except Exception as error:
             return error
