@@ -16,6 +16,7 @@ from app.edge.access import Access
 from app.edge.guard import Guard
 from app.inference.engine import Engine
 from app.oip.routes import oip
+from app.routes.answers import detector_info
 from app.routes.api import api, lists
 from app.routes.ops import ops
 from app.routes.pages import gallery, pages
@@ -72,6 +73,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.examples = {}  # what the page shows before a photo is chosen, by family
     app.state.static = bundled("static")
     app.state.gallery = gallery(app.state.static)
+    app.state.detectors = [detector_info(card) for card in engine.detector_cards.values()]
     app.state.templates = Environment(
         loader=FileSystemLoader(bundled("templates")),
         autoescape=select_autoescape(),

@@ -73,7 +73,7 @@ async def models(request: Request) -> answers.Models:
             for name, members in engine.families.items()
         ],
         models=[answers.model_info(model) for model in loaded],
-        detectors=[answers.detector_info(card) for card in engine.detector_cards.values()],
+        detectors=request.app.state.detectors,
     )
 
 
