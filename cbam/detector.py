@@ -67,6 +67,7 @@ class Detector:
         score: float = DEFAULT.score,
         maps: int = DEFAULT.maps,
         box: tuple[float, float, float, float] | None = None,
+        label: str | None = None,
         of: str = DEFAULT.of,
         method: str = DEFAULT.method,
         layer: str | None = None,
@@ -74,12 +75,14 @@ class Detector:
         """Boxes on a photo, as `open_photo` takes it, with heat maps of some.
 
         `score`: least score of a box. `maps`: how many boxes, the surest ones, get a heat map; or
-        `box`, in pixels of the upright photo: the one that overlaps most with it. `of` is what a
-        map explains: "score", or how far the "left", "top", "right" or "bottom" side is away.
-        `method` is a name in BOX_METHODS, `layer` a block. Raises BadImage, UnknownName,
-        OptionClash.
+        `box`, in pixels of the upright photo: the one, of the class `label` if it is given, that
+        overlaps most with it. `of` is what a map explains: "score", or how far the "left", "top",
+        "right" or "bottom" side is away. `method` is a name in BOX_METHODS, `layer` a block.
+        Raises BadImage, UnknownName, OptionClash.
         """
-        options = DetectOptions(score, maps=maps, box=box, of=of, method=method, layer=layer)
+        options = DetectOptions(
+            score, maps=maps, box=box, label=label, of=of, method=method, layer=layer
+        )
         return self.find(open_photo(photo), options)
 
     def find(self, photo: Image.Image, options: DetectOptions = DEFAULT) -> Detected:

@@ -92,9 +92,26 @@ def test_the_map_of_one_place_is_asked_by_a_box(finder: TestClient, jpeg: bytes)
     assert answer["of"] == "left"
 
 
+def test_of_two_things_in_one_place_the_class_asked_for_gets_the_map(
+    finder: TestClient, jpeg: bytes
+):
+    """A class that is asked for with a box is never explained by a box of another class."""
+    for label in LABELS:
+        answer = ask(finder, jpeg, box="0,0,160,120", label=label, limit=100, score=0).json()
+        boxes = [
+            each["detections"][item["detection"]]
+            for each in answer["results"]
+            for item in each["heatmaps"]
+        ]
+        assert boxes
+        assert {each["label"] for each in boxes} == {label}
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
+        ({"box": "0,0,9,9", "label": "green"}, ["class of 'tiny-none-things'", "red, blue"]),
+        ({"models": "a,b,c,d,e,f"}, ["models", "5"]),
         ({"models": "tiny-none"}, ["detector", "tiny-cbam-things"]),
         ({"family": "tiny"}, ["family of detectors", "things"]),
         ({"method": "gradcan"}, ["gradcan", "hirescam"]),

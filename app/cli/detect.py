@@ -49,6 +49,10 @@ def detect_command(
         Optional[str],  # noqa: UP045
         typer.Option(help="x0,y0,x1,y1 in pixels: the heat map of each one's box around this"),
     ] = None,
+    label: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="with --box: only boxes of this class; default: of any"),
+    ] = None,
     of: Annotated[
         str, typer.Option(help=f"what the heat maps explain: {', '.join(OF)}")
     ] = DetectOptions.of,
@@ -62,7 +66,9 @@ def detect_command(
     if output is not None:
         check_picture(output)
     region = read_box(box) if box else None
-    options = DetectOptions(score, maps=maps, box=region, of=of, method=method, layer=layer)
+    options = DetectOptions(
+        score, maps=maps, box=region, label=label, of=of, method=method, layer=layer
+    )
     check_names(options)
     cards = [_card(name) for name in model] if model else _default_family()
     started = time.perf_counter()

@@ -186,7 +186,7 @@ class DetectFields(Fields):
 
     models: list[str] = Field(
         [],
-        max_length=6,  # with the other fields no more than a form may have
+        max_length=5,  # with the other fields no more than a form may have
         description="names of detectors; default: the first family",
     )
     score: float = Field(DetectOptions.score, ge=0, le=1, description="least score of a box")
@@ -205,6 +205,7 @@ class DetectFields(Fields):
         description="x0,y0,x1,y1 in pixels of the upright photo: instead, each model's box that "
         "overlaps most with this one, by half at least, gets the heat map",
     )
+    label: Text = Field("", description="with `box`: only boxes of this class; default: of any")
     of: str = Field(
         DetectOptions.of,
         description=f"what the heat maps explain: {', '.join(OF)}; the sides: how far they are",
@@ -221,6 +222,7 @@ class DetectFields(Fields):
             self.limit,
             self.maps,
             read_box(self.box) if self.box else None,
+            self.label or None,
             self.of,
             self.method,
             self.layer or None,

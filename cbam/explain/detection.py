@@ -92,6 +92,7 @@ class DetectOptions:
     limit: int = 20  # most boxes of a model
     maps: int = 1  # heat maps: of so many boxes, the surest ones
     box: tuple[float, float, float, float] | None = None  # or of the box that overlaps most with it
+    label: str | None = None  # of this class, where a `box` is given; None: of any
     of: str = "score"  # a name in OF
     method: str = "hirescam"  # a name in BOX_METHODS
     layer: str | None = None  # a block; None: the last one of the last stage but one
@@ -182,6 +183,8 @@ def find(model: Detecting, photo: Image.Image, options: DetectOptions) -> Detect
     """
     check_names(options)
     frame, labels = model.card.frame, model.card.labels
+    if options.label is not None and options.label not in labels:
+        raise UnknownName.of(f"class of '{model.card.name}'", options.label, labels)
     layer = options.layer or model.default_layer
     if layer not in model.layers:
         raise UnknownName.of(f"layer of '{model.card.name}'", layer, model.layers)
@@ -335,7 +338,10 @@ def _chosen(detections: Sequence[Detection], options: DetectOptions) -> list[int
     if options.box is None:
         return [*range(min(options.maps, len(detections)))]
     given = options.box
-    shares = [overlap(each.box, given) for each in detections]
+    shares = [
+        overlap(each.box, given) if options.label in (None, each.label) else 0.0
+        for each in detections
+    ]
     best = max(range(len(shares)), key=lambda which: shares[which], default=None)
     return [best] if best is not None and shares[best] >= OVERLAP else []
 
