@@ -348,7 +348,8 @@ class DetectorInfo(BaseModel):
     family: str
     family_title: str
     title: str = Field(description="what people call it: FCOS on CBAM-ResNet-50")
-    attention: str = Field(description="of the classifier's network")
+    network: str = Field(description="the network that it stands on: CBAM-ResNet-50")
+    attention: str = Field(description="of that network")
     phrase: str = Field(description="what the attention adds, in a few words")
     gates: list[GateInfo]
     kind: str
@@ -652,6 +653,7 @@ def detector_info(card: DetectorCard) -> DetectorInfo:
         family=card.family,
         family_title=card.family_title,
         title=card.title,
+        network=card.network.title,
         attention=card.network.attention,
         phrase=attention.phrase,
         gates=[GateInfo(**asdict(each)) for each in attention.gates],

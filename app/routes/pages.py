@@ -169,6 +169,7 @@ def _render(
         "colourings": render.COLOUR_MAPS,
         "error": refused,
         "result": result,
+        "detectors": request.app.state.detectors,
         "views": VIEWS,
         "view": shown(request.query_params.get("view"), fields.changes_gates),
     }

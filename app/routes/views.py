@@ -18,6 +18,7 @@ VIEWS: dict[str, View] = {
     "inside": View("Inside"),
     "what-if": View("What if"),
     "methods": View("Methods", scripts=True),
+    "find": View("Find", scripts=True),
 }
 
 

@@ -9,6 +9,7 @@ import "./elements/paint-mask.js";
 import "./views/compare-view.js";
 import "./views/what-if.js";
 import "./views/methods.js";
+import "./views/find-view.js";
 import "./elements/copy-text.js";
 import "./elements/take-photo.js";
 import "./elements/recent-photos.js";

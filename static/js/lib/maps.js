@@ -192,3 +192,23 @@ export function halfShare({ values }) {
   for (let sum = 0; sum < half; count++) sum += falling[count];
   return count / values.length;
 }
+
+/**
+ * The mean of a map over the whole photo inside a box and outside it; a cell counts by its share.
+ * @param {RawMap} map
+ * @param {View} box in pixels of the photo
+ * @param {Size} size
+ */
+export function inside({ rows, columns, values }, { x0, y0, x1, y1 }, [width, height]) {
+  /** @type {(cell: number, from: number, to: number) => number} */
+  const covered = (cell, from, to) => Math.max(0, Math.min(cell + 1, to) - Math.max(cell, from));
+  let [within, share, whole] = [0, 0, 0];
+  values.forEach((value, at) => {
+    const down = covered(Math.floor(at / columns), (y0 / height) * rows, (y1 / height) * rows);
+    const part = down * covered(at % columns, (x0 / width) * columns, (x1 / width) * columns);
+    within += part * value;
+    share += part;
+    whole += value;
+  });
+  return { inside: within / share, outside: (whole - within) / (values.length - share) };
+}

@@ -1,0 +1,267 @@
+"""What is where, on the page, in Chromium: boxes side by side, linked, filtered and explained."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import pytest
+from app_server import running
+from browsing import Visit
+from detecting import tiny_family
+from playwright.sync_api import Locator, Page, expect
+
+from app.main import create_app
+from app.settings import Settings
+
+pytest_plugins = ["app_fixtures", "browsing"]
+
+NAMES = ("tiny-none-things", "tiny-se-things", "tiny-cbam-things")
+PHOTO = "bison.jpg"
+NAMELESS = """() => [...document.querySelectorAll(".find *")].filter((each) => {
+    if (!each.checkVisibility()) return false;
+    const named = each.getAttribute("aria-label") || each.labels?.length || each.textContent.trim();
+    const control = each.matches("button, input, select, canvas[role=img], [role=group]");
+    return (control && !named) || document.querySelectorAll(`#${each.id || "none"}`).length > 1;
+}).map((each) => each.outerHTML.slice(0, 80))"""
+WORDS = """async (answers) => {
+    const { counted, difference, things } = await import("/static/js/lib/things.js");
+    const { inside } = await import("/static/js/lib/maps.js");
+    const map = { rows: 1, columns: 2, values: [1, 3], min: 1, max: 3, mean: 2 };
+    const found = things(answers, 0.3);
+    const titles = new Map(answers.map(({ model }) => [model, model]));
+    return {
+        counted: counted(found),
+        said: found.map((thing) => difference(found, thing, titles, answers)),
+        boxes: found.map(({ boxes }) => Object.fromEntries(boxes)),
+        halves: inside(map, { x0: 0, y0: 0, x1: 75, y1: 10 }, [100, 10]),
+    };
+}"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("models")
+    tiny_family(folder)
+    settings = Settings(models_folder=folder, log_style="off", inference_timeout_s=300)
+    with running(create_app(settings)) as served:
+        yield served.address
+
+
+@pytest.fixture(scope="module")
+def told(server: str) -> list[dict[str, Any]]:
+    """What the API says of the photo, down to the least score that the page can show."""
+    image = httpx.get(f"{server}/static/gallery/{PHOTO}").content
+    answer = httpx.post(
+        f"{server}/api/v1/detect",
+        files={"image": (PHOTO, image)},
+        data={"score": "0.1", "limit": "50", "maps": "0", "attention": "false"},
+        timeout=300,
+    )
+    assert answer.status_code == 200, answer.text
+    results: list[dict[str, Any]] = answer.json()["results"]
+    return results
+
+
+def found(page: Page) -> None:
+    """The detectors have answered."""
+    expect(page.locator(".find-column .find-photo > canvas")).to_have_count(3)
+    expect(page.locator(".find-said")).not_to_have_text(re.compile("looking"))
+
+
+def opened(visit: Visit, **options: Any) -> Page:
+    page = visit(f"/?photo={PHOTO}&view=find", **options)
+    found(page)
+    return page
+
+
+def boxes(page: Page, name: str) -> Locator:
+    return page.locator(f".find-column[data-model='{name}'] .find-box")
+
+
+def shared_thing(page: Page) -> str:
+    """The number of a thing that all three find."""
+    numbers = [
+        {str(each.get_attribute("data-thing")) for each in boxes(page, name).all()}
+        for name in NAMES
+    ]
+    return sorted(set.intersection(*numbers))[0]
+
+
+def test_boxes_are_those_of_the_api_and_the_slider_hides_the_less_sure(
+    visit: Visit, told: list[dict[str, Any]]
+) -> None:
+    page = opened(visit)
+    scores = [[box["score"] for box in each["detections"]] for each in told]
+    for least in (0.3, 0.1, 0.6):
+        page.locator("[name=least]").fill(str(least))
+        for name, own in zip(NAMES, scores, strict=True):
+            expect(boxes(page, name)).to_have_count(sum(score >= least for score in own))
+        expect(page.locator(".find-tools output")).to_have_text(f"{least:.0%}".replace("%", " %"))
+    page.locator("[name=least]").fill("0.9")
+    sure = sum(score >= 0.9 for own in scores for score in own)
+    assert page.locator(".find-box").count() == sure
+    if not sure:
+        expect(page.locator(".find-said")).to_contain_text("None of them finds anything")
+
+
+def test_it_asks_once_and_only_when_it_is_seen(visit: Visit) -> None:
+    page = visit(f"/?photo={PHOTO}")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    expect(page.locator("#view-compare")).to_be_visible()
+    for view in ("find", "compare", "find"):
+        page.locator(f".views [data-view={view}]").click()
+        if view == "find":
+            found(page)
+    assert sum(url.endswith("/api/v1/detect") for url in asked) == 1
+
+
+def test_the_same_thing_lights_up_everywhere(visit: Visit) -> None:
+    page = opened(visit)
+    number = shared_thing(page)
+    box = page.locator(f".find-column[data-model='{NAMES[0]}'] .find-box[data-thing='{number}']")
+    box.focus()
+    lit = page.locator("[data-lit]")
+    expect(lit).to_have_count(4)  # a box in each column and a row of the table
+    assert {each.get_attribute("data-thing") for each in lit.all()} == {number}
+    page.locator("[name=least]").focus()
+    expect(lit).to_have_count(0)
+
+
+def test_what_one_misses_is_said_in_words_and_drawn(visit: Visit) -> None:
+    page = opened(visit)
+    missed = page.locator(".find-missed").count()
+    assert page.locator(".find-photo > .find-ghost").count() == missed
+    rows = page.locator(".find-table tbody tr").count()
+    whole = sum(not row.locator(".find-missed").count() for row in page.locator("tbody tr").all())
+    assert page.locator(".find-differences li").count() == rows - whole
+
+
+def test_a_box_is_explained_in_every_column_and_escape_goes_back(visit: Visit) -> None:
+    page = opened(visit)
+    number = shared_thing(page)
+    box = page.locator(f".find-column[data-model='{NAMES[2]}'] .find-box[data-thing='{number}']")
+    box.focus()
+    with page.expect_response("**/api/v1/detect") as answered:
+        page.keyboard.press("Enter")
+    results = answered.value.json()["results"]
+    expect(page.locator(".find-photo heat-map canvas")).to_have_count(3)
+    for name, each in zip(NAMES, results, strict=True):
+        (item,) = each["heatmaps"]
+        note = page.locator(f".find-column[data-model='{name}'] .find-note")
+        for share in ("energy_in_box", "energy_uniform", "energy_of_box"):
+            expect(note).to_contain_text(f"{int(item[share] * 100 + 0.5)} %")
+    expect(box).to_have_attribute("aria-pressed", "true")
+    # SE has one kind of gate, CBAM two; a tiny ResNet has eight blocks.
+    expect(page.locator("[data-slot=gates] .block")).to_have_count(16)
+    expect(page.locator("[data-slot=gates] gate-bars")).to_have_count(16)
+    expect(page.locator("[data-slot=gates] .find-tile")).to_have_count(8)
+    with page.expect_response("**/api/v1/detect") as answered:
+        page.locator("[name=of]").select_option("left")
+    assert answered.value.json()["of"] == "left"
+    expect(page.locator(".find-said")).to_contain_text("its left side")
+    box.focus()
+    page.keyboard.press("Escape")
+    expect(page.locator(".find-photo heat-map")).to_have_count(0)
+    expect(box).to_have_attribute("aria-pressed", "false")
+    expect(box).to_be_focused()
+    expect(page.locator("[data-slot=gates]")).to_be_empty()
+
+
+def test_arrow_keys_go_from_box_to_box_and_tab_leaves_them(visit: Visit) -> None:
+    page = opened(visit)
+    page.locator("[name=least]").fill("0.1")
+    own = boxes(page, NAMES[0])
+    assert own.count() > 1
+    assert [each.get_attribute("tabindex") for each in own.all()].count("0") == 1
+    own.first.focus()
+    page.keyboard.press("ArrowRight")
+    expect(own.nth(1)).to_be_focused()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    expect(own.last).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(page.locator(f".find-column[data-model='{NAMES[0]}'] :focus")).to_have_count(0)
+
+
+def test_an_upload_is_looked_at_as_well(visit: Visit, jpeg: bytes) -> None:
+    page = visit("/?view=find")
+    file = {"name": "photo.jpg", "mimeType": "image/jpeg", "buffer": jpeg}
+    page.locator("#photo-form input[type=file]").set_input_files(file)
+    expect(page.locator("#result-photo")).to_have_attribute("width", "160")
+    found(page)
+    ratio = page.locator(".find-photo").first.evaluate("each => each.style.aspectRatio")
+    assert ratio == "160 / 120"
+
+
+def test_no_answer_is_said_and_tried_again_when_it_is_seen_again(visit: Visit) -> None:
+    page = visit(f"/?photo={PHOTO}", allowed="ERR_FAILED")
+    page.route("**/api/v1/detect", lambda route: route.abort())
+    page.locator(".views [data-view=find]").click()
+    expect(page.locator(".find-said")).to_contain_text("No answer from the server")
+    page.unroute("**/api/v1/detect")
+    page.locator(".views [data-view=compare]").click()
+    page.locator(".views [data-view=find]").click()
+    found(page)
+
+
+@pytest.mark.parametrize("width", [320, 1440])
+def test_every_control_has_a_name_and_nothing_sticks_out(visit: Visit, width: int) -> None:
+    page = opened(visit, viewport={"width": width, "height": 844})
+    page.locator(".find-table button").first.click()
+    expect(page.locator(".find-photo heat-map canvas").first).to_be_visible()
+    assert page.evaluate(NAMELESS) == []
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_a_service_without_detectors_offers_no_such_view(visit: Visit, tiny_models: Path) -> None:
+    with running(create_app(Settings(models_folder=tiny_models, log_style="off"))) as served:
+        page = httpx.get(f"{served.address}/?photo={PHOTO}").text
+    assert 'data-view="compare"' in page
+    assert 'data-view="find"' not in page
+    visit()  # the fixture expects a visit
+
+
+def box(x: float, label: str, score: float) -> dict[str, Any]:
+    """A square of 20 pixels."""
+    return {"box": {"x0": x, "y0": 0, "x1": x + 20, "y1": 20}, "label": label, "score": score}
+
+
+def test_differences_are_told_by_hand(visit: Visit) -> None:
+    """A sheep for all; a second one for CBAM, which plain nearly finds and SE takes for a cow."""
+    answers = [
+        {"model": "plain", "detections": [box(0, "sheep", 0.9), box(50, "sheep", 0.2)]},
+        {"model": "SE", "detections": [box(2, "sheep", 0.8), box(50, "cow", 0.5)]},
+        {"model": "CBAM", "detections": [box(1, "sheep", 0.7), box(52, "sheep", 0.6)]},
+    ]
+    said = visit().evaluate(WORDS, answers)
+    assert said["boxes"] == [{"plain": 0, "SE": 0, "CBAM": 0}, {"CBAM": 1}, {"SE": 1}]
+    # Three quarters of the photo: the whole left cell and half of the right one.
+    assert said["halves"] == {"inside": pytest.approx(5 / 3), "outside": pytest.approx(3)}
+    assert said["counted"] == "sheep (2) and cow"
+    assert [each.replace("\u00a0", " ") for each in said["said"]] == [
+        "",
+        "CBAM finds a second sheep that plain and SE miss (plain gives it only 20 %; SE says cow).",
+        "SE finds a cow that plain and CBAM miss (CBAM says sheep).",
+    ]
+
+
+def test_things_are_linked_as_the_api_links_them(
+    visit: Visit, told: list[dict[str, Any]]
+) -> None:
+    """Where the three agree on a thing, each box's counterpart is the other's box of that thing."""
+    sure = [
+        {**each, "detections": [item for item in each["detections"] if item["score"] >= 0.1]}
+        for each in told
+    ]
+    things = visit().evaluate(WORDS.replace("0.3", "0.1"), sure)["boxes"]
+    linked = pairs = 0
+    for thing in things:
+        if len(thing) == 3:
+            counterpart = told[0]["detections"][thing[NAMES[0]]]["counterparts"][NAMES[2]]
+            pairs += 1
+            linked += counterpart == thing[NAMES[2]]
+    assert pairs > 0
+    assert linked / pairs > 0.8  # in a crowd, greedy links of three may differ from those of two
