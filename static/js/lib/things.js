@@ -1,6 +1,6 @@
 // @ts-check
 // What several detectors found in a photo, as things: boxes around the same place, of the same class,
-// are the same thing. The same rule as `counterparts` in cbam/explain/detection.py.
+// are the same thing, by the rule of `counterparts` in cbam/explain/detection.py. A thing is one class.
 
 /**
  * In pixels of the photo.
@@ -43,8 +43,7 @@ export function things(answers, least) {
   /** @type {(Thing & {rectangles: Rectangle[]})[]} */
   const found = [];
   for (const { model, detections } of answers) {
-    const free = new Set(detections.keys());
-    for (const number of free) if (detections[number].score < least) free.delete(number);
+    const free = new Set(clear(detections, least));
     for (const thing of [...found].sort((one, other) => other.score - one.score)) {
       const number = best(thing, detections, [...free].filter((each) => detections[each].label === thing.label));
       if (number === undefined) continue;
@@ -63,12 +62,28 @@ export function things(answers, least) {
       if (thing.boxes.has(model)) continue;
       const all = [...detections.keys()];
       const nearly = best(thing, detections, all.filter((each) => detections[each].score < least && detections[each].label === thing.label));
-      const instead = best(thing, detections, all.filter((each) => detections[each].score >= least && detections[each].label !== thing.label));
+      const instead = best(thing, detections, clear(detections, least).filter((each) => detections[each].label !== thing.label));
       if (nearly !== undefined) thing.nearly.set(model, nearly);
       if (instead !== undefined) thing.instead.set(model, instead);
     }
   }
   return found.sort((one, other) => other.score - one.score);
+}
+
+/**
+ * The boxes with a score of `least`. Where a detector names several classes, only the surest counts.
+ * @param {Detection[]} detections
+ * @param {number} least
+ * @returns {number[]}
+ */
+function clear(detections, least) {
+  /** @type {number[]} */
+  const kept = [];
+  for (const [number, { box, label, score }] of detections.entries()) {
+    const other = (/** @type {number} */ each) => detections[each].label !== label && overlap(detections[each].box, box) >= OVERLAP;
+    if (score >= least && !kept.some(other)) kept.push(number);
+  }
+  return kept;
 }
 
 /**
