@@ -19,11 +19,13 @@ from cbam.cards.families import available
 from cbam.errors import BadCard, BadOption, MissingFile, NotAvailable, look_up
 from cbam.explain.explainer import answer
 from cbam.explain.explanation import Explanation
+from cbam.explain.features import FeatureOptions, Features, Pick, look, resolve_features
 from cbam.explain.interventions import Gates
 from cbam.explain.question import DEFAULTS, Layers, Options, chosen_layers, resolve
 from cbam.images.photo import Photo, open_photo
 from cbam.trace.cut import Cut, Place, cut_at
 from cbam.trace.intervene import Change, changeable, changed
+from cbam.trace.probe import Probe, probe_at
 from cbam.trace.rewrite import Folded, fuse, share_weights
 from cbam.undisturbed import undisturbed
 
@@ -58,6 +60,7 @@ class Model:
         self._folded: Folded = {}  # shared by all cuts
         # The most recently used comes last. Whether its gates are to be told what to say.
         self._cuts: OrderedDict[tuple[Layers, bool], Cut] = OrderedDict()
+        self._probes: dict[tuple[str, ...], Probe] = {}
         self._lock = threading.Lock()
         self._wait = self._begin(backend)
 
@@ -176,6 +179,16 @@ class Model:
             self._cuts.move_to_end((layers, told))
             return self._cuts[layers, told]
 
+    @undisturbed
+    def probe(self, gates: tuple[str, ...]) -> Probe:
+        """The network up to the module that has these gates, in PyTorch; made once and kept."""
+        _ = self._whole  # first: it settles where the network's weights lie
+        places = self.gates
+        with self._lock:
+            if gates not in self._probes:
+                self._probes[gates] = probe_at(self._network, places, gates, self._folded)
+            return self._probes[gates]
+
     def explain(
         self,
         photo: Photo,
@@ -199,6 +212,25 @@ class Model:
         """
         options = Options(target, method, layer, top_k, versus=versus, gates=gates, fuse=fuse)
         return compare([self], photo, options)[0]
+
+    def features(
+        self,
+        photo: Photo,
+        block: str = "",
+        channels: str | Sequence[int] | None = None,
+        pick: Pick = "strongest",
+        count: int = FeatureOptions.count,
+        gates: Gates | None = None,
+    ) -> Features:
+        """A block's features before and after its gates, and how each gate came to its map.
+
+        `photo` and `gates` are as for `explain`. `block` is one that has gates (`layer1.0`; by
+        default the last). `channels` are numbers, such as [7, 12] or "7, 12-15"; by default `count`
+        of them are picked: the "strongest", the most "open" or the most "shut". Raises BadImage,
+        UnknownName, OptionClash, BadOption.
+        """
+        options = FeatureOptions(block, channels, pick, count, gates)
+        return look(resolve_features([self], options), open_photo(photo))[0]
 
 
 @undisturbed

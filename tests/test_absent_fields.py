@@ -115,7 +115,8 @@ def test_lists_may_be_repeated_or_have_commas_on_every_route(
         if path.endswith("/heatmap") and name == "models":
             continue  # it shows one model
         wanted = ask(client, path, jpeg, data={name: [one, other]})
-        assert ask(client, path, jpeg) != wanted
+        if not path.endswith("/features"):  # it leaves out models without gates as it is
+            assert ask(client, path, jpeg) != wanted
         for texts in (
             f"{one},{other}",
             f" {one} , {other}, ",

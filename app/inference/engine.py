@@ -30,6 +30,7 @@ from cbam.errors import BadCard, CBAMLensError, NotAvailable, TooSlow, UnknownNa
 from cbam.explain.detection import Detected, DetectOptions
 from cbam.explain.explainer import answer, answer_many, merged
 from cbam.explain.explanation import Explanation
+from cbam.explain.features import FeatureQuestion, Features, look_many
 from cbam.explain.grad_cam_package import package
 from cbam.explain.interventions import Changes
 from cbam.explain.question import Layers, Options, Question, resolve
@@ -48,10 +49,10 @@ class Search:
     options: DetectOptions
 
 
-Asked = tuple[Question | Search, Image.Image]
+Asked = tuple[Question | Search | FeatureQuestion, Image.Image]
 Further = Callable[[Sequence[Explanation]], Question]
 # From the answers to the question before: what shares a run, and what is asked.
-_Ask = Callable[[Sequence[Any]], tuple[Hashable, Question | Search]]
+_Ask = Callable[[Sequence[Any]], tuple[Hashable, Question | Search | FeatureQuestion]]
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,15 @@ class Findings:
     waits: dict[str, float]
     sha256: str
     options: DetectOptions
+
+
+@dataclass(frozen=True)
+class Inside:
+    """Features in one block of each model, and what an Answer says of the request."""
+
+    found: list[Features]
+    waits: dict[str, float]
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -292,6 +302,15 @@ class Engine:
         (found,) = await self._ask(data, [lambda _: (key, search)], alive, trace or Trace())
         return Findings(*found, search.options)
 
+    async def look(
+        self, data: bytes, question: FeatureQuestion, alive: Alive, trace: Trace | None = None
+    ) -> Inside:
+        """Look inside one block of each model. Raises as `explain` does."""
+        names = tuple(model.card.name for model in question.models)
+        key = ("features", names, question.blocks, question.changes)
+        (found,) = await self._ask(data, [lambda _: (key, question)], alive, trace or Trace())
+        return Inside(*found)
+
     async def _ask(
         self, data: bytes, asks: Sequence[_Ask], alive: Alive, trace: Trace
     ) -> list[tuple[list[Any], dict[str, float], str]]:
@@ -431,8 +450,11 @@ class Engine:
     ) -> Sequence[list[Any] | Exception]:
         """Answer questions that share a key. Runs in the model thread."""
         questions = [(each, photo) for each, photo in asked if isinstance(each, Question)]
-        if questions:  # a key is that of questions or of searches
+        if questions:  # questions of one key are all of one kind
             return answer_many(questions)
+        looks = [(each, photo) for each, photo in asked if isinstance(each, FeatureQuestion)]
+        if looks:
+            return look_many(looks)
         return [self._found(each, photo) for each, photo in asked if isinstance(each, Search)]
 
     def _found(self, search: Search, photo: Image.Image) -> list[Detected] | Exception:

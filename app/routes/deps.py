@@ -5,13 +5,14 @@ from typing import Generic, TypeVar
 
 from fastapi import HTTPException, Request
 
-from app.inference.engine import Answer, Engine, Findings, Search
+from app.inference.engine import Answer, Engine, Findings, Inside, Search
 from app.inference.queue import Alive
-from app.routes.forms import DetectFields, Fields
+from app.routes.forms import DetectFields, FeaturesFields, Fields
 from app.routes.uploads import FIELD_NAME, Upload, read_upload
 from app.settings import Settings
 from app.telemetry.observe import Trace
 from cbam.explain.detection import check_names
+from cbam.explain.features import resolve_features
 from cbam.explain.question import Question, resolve
 from cbam.model import Model
 
@@ -128,3 +129,11 @@ async def ask_detectors(request: Request) -> Findings:
     check_names(options)
     search = Search(engine.chosen_detectors(fields.models, fields.family), options)
     return await engine.detect(image, search, _alive(request), Trace.of(request.scope))
+
+
+async def look_inside(request: Request) -> Inside:
+    """Read a form with a photo and look inside a block of the models. Raises as its parts do."""
+    image, fields = await read(request, FeaturesFields)
+    engine = engine_of(request)
+    question = resolve_features(engine.chosen(fields.models, fields.family), fields.look())
+    return await engine.look(image, question, _alive(request), Trace.of(request.scope))

@@ -1,13 +1,14 @@
 """The form fields of each route: checked once, documented from the same place."""
 
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from app.routes.uploads import FIELD_NAME, Upload
 from cbam.errors import OptionClash
 from cbam.explain.detection import BOX_METHODS, OF, DetectOptions, read_box
+from cbam.explain.features import MOST, PICKS, FeatureOptions, Pick
 from cbam.explain.formulas import FUSIONS
 from cbam.explain.question import Options
 from cbam.images.formats import EITHER
@@ -156,6 +157,31 @@ class ExplainFields(CompareFields):
 
     def options(self) -> Options:
         return replace(super().options(), top_k=self.top_k, attention=self.attention)
+
+
+class FeaturesFields(Fields):
+    """/features"""
+
+    block: Text = Field(
+        "", description="a block that has gates, see /api/v1/models; default: the last one"
+    )
+    channels: Text = Field(
+        "",
+        description=f"channels by number, such as 7, 12-15; at most {MOST}; default: those of pick",
+    )
+    pick: Text = Field(
+        FeatureOptions.pick,
+        description="; ".join(f"{name}: {what}" for name, what in PICKS.items()),
+    )
+    count: int = Field(
+        FeatureOptions.count, ge=1, le=MOST, description="how many channels are picked"
+    )
+    gates: GatesText = ""
+
+    def look(self) -> FeatureOptions:
+        """The options for looking inside. Raises BadOption, UnknownName."""
+        pick = cast("Pick", self.pick)  # checked there
+        return FeatureOptions(self.block, self.channels or None, pick, self.count, self.gates)
 
 
 class InterveneFields(ExplainFields):

@@ -13,7 +13,7 @@ from cbam.attention.bam import BAM, BothGate, ChannelLogits, SpatialLogits
 from cbam.attention.cbam import CBAM
 from cbam.attention.coord import ColumnGate, CoordAtt, RowGate
 from cbam.attention.eca import ECA, NeighbourGate
-from cbam.attention.gates import ChannelGate, Gate, Kind, SpatialGate, Use
+from cbam.attention.gates import PATHS, ChannelGate, Gate, Kind, SpatialGate, Steps, Use
 from cbam.attention.gc import GC, Added, Pooling
 from cbam.attention.plain import NoAttention
 from cbam.attention.se import SE
@@ -25,6 +25,7 @@ __all__ = [
     "CBAM",
     "ECA",
     "GC",
+    "PATHS",
     "PLAIN",
     "SE",
     "Attention",
@@ -35,6 +36,7 @@ __all__ = [
     "NoAttention",
     "SimAM",
     "SpatialGate",
+    "Steps",
     "Use",
 ]
 

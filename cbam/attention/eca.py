@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from cbam.attention.gates import ChannelGate, Gate
+from cbam.attention.gates import ChannelGate, Gate, Path, Steps
 from cbam.errors import UnknownName
 
 
@@ -40,6 +40,12 @@ class NeighbourGate(Gate):
     def forward(self, x: Tensor) -> Tensor:
         pooled = x.mean(dim=(2, 3)).unsqueeze(1)  # (N, 1, C)
         return torch.sigmoid(self.conv(pooled)).transpose(1, 2).unsqueeze(-1)  # (N, C, 1, 1)
+
+    def steps(self, *inputs: Tensor) -> Steps:
+        (x,) = inputs
+        pooled = x.mean(dim=(2, 3), keepdim=True)  # (N, C, 1, 1)
+        logits: Tensor = self.conv(pooled[..., 0].transpose(1, 2)).transpose(1, 2)  # (N, C, 1)
+        return Steps({"avg": Path(pooled, logits.unsqueeze(-1))})
 
 
 class ECA(nn.Module):

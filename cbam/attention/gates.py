@@ -7,6 +7,7 @@ biases, the spatial convolution has none and is followed by BatchNorm, and the t
 are stacked as [max, mean].
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -51,6 +52,30 @@ class Kind:
         return {"multiplied": 1.0, "added": 0.0, "shown": None}[self.use]
 
 
+PATHS = {"avg": "average", "max": "maximum", "learned": "learned projection"}  # for people
+
+
+@dataclass(frozen=True, eq=False)
+class Path:
+    """What one path sees of the features, and what it adds to the logits of every value."""
+
+    pooled: Tensor  # (N, C, 1, 1) or (N, 1, H, W)
+    logits: Tensor  # of the same shape as the gate's map
+    hidden: Tensor | None = None  # (N, hidden), behind the ReLU of a channel gate's MLP
+
+
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """How a gate comes to its map: `sigmoid(sum of its paths' logits + bias)`."""
+
+    paths: Mapping[str, Path]  # by a name in PATHS
+    bias: float = 0.0
+    window: Tensor | None = None  # (paths, k, k): the weights of a spatial gate, norm folded in
+    dilation: int = 1  # the window takes every so many-th place
+    weights: Tensor | None = None  # (C, hidden): the last layer of a channel gate's MLP
+    weights_bias: Tensor | None = None  # (C,): its bias, which counts once for each path
+
+
 class Gate(nn.Module):
     """A module whose output is a gate map: (N, C or 1, H or 1, W or 1).
 
@@ -64,6 +89,10 @@ class Gate(nn.Module):
     def weighed(self, x: Tensor, weights: Tensor) -> Tensor:
         """Its map where each of its `paths` counts by its weight; 1 for all is its own map."""
         raise NotImplementedError("Only a gate with `paths` is asked for this.")
+
+    def steps(self, *inputs: Tensor) -> Steps | None:
+        """How it comes to its map, from what its `forward` takes; None if it does not say."""
+        return None
 
     def dilate(self, factor: int) -> None:
         """See the same with features that are sampled `factor` times more densely.
@@ -127,6 +156,17 @@ class ChannelGate(Gate):
         logits = average * weights[0] + maximum * weights[1]
         return torch.sigmoid(logits).unsqueeze(-1).unsqueeze(-1)
 
+    def steps(self, *inputs: Tensor) -> Steps:
+        names = ("avg", "max") if self.pool == "both" else (self.pool,)
+        first, relu, last = self.mlp
+        assert isinstance(last, nn.Linear)
+        paths: dict[str, Path] = {}
+        for name, pooled in zip(names, self.pooled(*inputs), strict=True):
+            hidden: Tensor = relu(first(pooled))
+            logits: Tensor = last(hidden)
+            paths[name] = Path(pooled[..., None, None], logits[..., None, None], hidden)
+        return Steps(paths, weights=last.weight, weights_bias=last.bias)
+
 
 class SpatialGate(Gate):
     """Where it matters: (N, C, H, W) -> map (N, 1, H, W) in (0, 1).
@@ -186,3 +226,26 @@ class SpatialGate(Gate):
         own = self.planes(x)  # [max, mean]
         planes = torch.cat((own[:, :1] * weights[1], own[:, 1:] * weights[0]), dim=1)
         return torch.sigmoid(self.bn(self.conv(planes)))
+
+    def steps(self, *inputs: Tensor) -> Steps:
+        planes = self.planes(*inputs)
+        norm = self.bn
+        assert norm.running_var is not None
+        assert norm.running_mean is not None
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()  # (1,)
+        window = self.conv.weight[0] * scale  # (planes, k, k)
+        names = ("max", "avg") if self.squeeze is None else ("learned",)
+        paths = {
+            name: Path(plane, self._convolved(plane, weights))
+            for name, plane, weights in zip(
+                names, torch.split(planes, 1, dim=1), window, strict=True
+            )
+        }
+        bias = float(norm.bias - norm.running_mean * scale)
+        return Steps(paths, bias, window, self.conv.dilation[0])
+
+    def _convolved(self, plane: Tensor, window: Tensor) -> Tensor:
+        """A plane (N, 1, H, W) under a window (k, k), as the gate's own convolution does it."""
+        padding, dilation = self.conv.padding, self.conv.dilation
+        assert not isinstance(padding, str)
+        return nn.functional.conv2d(plane, window[None, None], padding=padding, dilation=dilation)

@@ -19,13 +19,12 @@ from cbam.attention import Kind
 from cbam.data.labelled import Labelled, Unread, nothing_read, opened
 from cbam.evaluate.localisation import Mask, on_grid
 from cbam.evaluate.pairs import paired_difference
+from cbam.explain.gate_words import STILL, near_ends
 from cbam.images.preprocess import Box
 from cbam.model import Model
 from cbam.trace.cut import Maps
 
 BATCH = 32
-SATURATED = 0.05  # of its range: a value this near to an end hardly moves any more
-STILL = 0.001  # a value that moves less than this from photo to photo is the same for every photo
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,10 +45,7 @@ class Sums:
         """The sums over a batch of gate maps (N, ...). Without ends no value is near one."""
         values = maps.double()
         flat = values.flatten(1)
-        ends = torch.zeros_like(flat, dtype=torch.bool)
-        if kind.lowest is not None and kind.highest is not None:
-            margin = SATURATED * (kind.highest - kind.lowest)
-            ends = (flat < kind.lowest + margin) | (flat > kind.highest - margin)
+        ends = torch.from_numpy(near_ends(flat.numpy(), kind))
         return cls(
             len(maps),
             values.sum(dim=0),

@@ -40,6 +40,7 @@ class Tracer(fx.Tracer):
         super().__init__()
         self.between = between
         self.inputs: dict[str, list[fx.Proxy]] = {}
+        self.taken: dict[str, tuple[fx.Node, ...]] = {}  # each module's own arguments
         self.outputs: dict[str, fx.Node] = {}
         self.thread = threading.get_ident()
 
@@ -70,6 +71,7 @@ class Tracer(fx.Tracer):
         if self._elsewhere:
             return forward(*args, **kwargs)
         path = self.path_of_module(m)
+        self.taken[path] = tuple(each.node for each in args if isinstance(each, fx.Proxy))
         if self.between is not None and isinstance(m, Gate):
             forward = partial(self.between.run, m, self.inputs[path])
         output = super().call_module(m, forward, args, kwargs)
@@ -93,6 +95,12 @@ class Place:
     kind: Kind
     paths: tuple[str, ...] = ()  # as in `Gate.paths`
     shape: tuple[int, ...] = ()  # of its map for one photo, (C, h, w); empty: not known yet
+    path: str = ""  # of its module in the network
+
+    @property
+    def owner(self) -> str:
+        """The path of the module that it belongs to, and which applies it."""
+        return self.path.rpartition(".")[0]
 
 
 @dataclass(frozen=True)
@@ -175,21 +183,20 @@ def _cut(
 ) -> Cut:
     """Cut the traced network in two behind the output of `layer`. Raises CannotCut."""
     cut = outputs[layer]
-    gates: dict[str, fx.Node] = {}
+    paths = gate_paths(network, outputs)
+    gates = {name: outputs[path] for name, path in paths.items()}
     places: dict[str, Place] = {}
-    for path, module in network.named_modules():
-        if isinstance(module, Gate) and path in outputs:
-            place = Place(_block_of(path, network), module.kind, module.paths)
-            name = f"{place.block}.{place.kind.name}"
-            name = path if name in gates else name  # a second one of its kind in one block
-            gates[name], places[name] = outputs[path], place
+    for name, path in paths.items():
+        module = network.get_submodule(path)
+        assert isinstance(module, Gate)
+        places[name] = Place(_block_of(path, network), module.kind, module.paths, path=path)
     before = ancestors(cut)
     trunk_gates = {name: node for name, node in gates.items() if node in before}
     head_gates = {name: node for name, node in gates.items() if node not in before}
     further = [outputs[each.layer] for each in passed]
-    trunk = _subgraph(network, graph, None, [cut, *trunk_gates.values(), *further])
+    trunk = subgraph(network, graph, None, [cut, *trunk_gates.values(), *further])
     logits = next(node for node in graph.nodes if node.op == "output").args[0]
-    head = _subgraph(network, graph, cut, [logits, *head_gates.values()])
+    head = subgraph(network, graph, cut, [logits, *head_gates.values()])
     if head is None or trunk is None:
         raise CannotCut(
             f"Cannot cut behind layer '{layer}': a path from the image leads around it. "
@@ -205,6 +212,16 @@ def _cut(
         tuple(passed),
         places,
     )
+
+
+def gate_paths(network: nn.Module, outputs: Mapping[str, fx.Node]) -> dict[str, str]:
+    """Where each gate that the traced network calls stands, by its name ("layer1.0.channel")."""
+    paths: dict[str, str] = {}
+    for path, module in network.named_modules():
+        if isinstance(module, Gate) and path in outputs:
+            name = f"{_block_of(path, network)}.{module.kind.name}"
+            paths[path if name in paths else name] = path  # a second one of its kind in one block
+    return paths
 
 
 def _block_of(path: str, network: nn.Module) -> str:
@@ -225,7 +242,7 @@ def ancestors(node: fx.Node) -> set[fx.Node]:
     return found
 
 
-def _subgraph(
+def subgraph(
     network: nn.Module, graph: fx.Graph, start: fx.Node | None, outputs: list[fx.Node]
 ) -> nn.Module | None:
     """The part of the graph that computes `outputs` from the image or, if given, from `start`.
