@@ -38,9 +38,11 @@ from app.routes.forms import PageFields
 from app.routes.uploads import Upload, read_upload
 from app.routes.views import VIEWS, shown
 from cbam import ATTENTION, METHODS, __version__, render
+from cbam.cards.card import Card
 from cbam.errors import CBAMLensError
 from cbam.explain.explanation import Explanation
 from cbam.explain.formulas import FUSIONS
+from cbam.explain.gate_words import judge
 from cbam.images.formats import FORMATS, TITLES
 from cbam.model import Model
 
@@ -240,7 +242,10 @@ def _shown(asked: Asked[PageFields], parts: frozenset[str]) -> dict[str, Any]:
         "models": [answers.model_info(model) for model in asked.models],
         "photo_uri": "",
         "overlays": [],
-        "gates": [_gates(each, "page" in parts) for each in explanations],
+        "gates": [
+            _gates(each, model.card, "page" in parts)
+            for each, model in zip(explanations, asked.models, strict=True)
+        ],
         "unit": METHODS[explanations[0].method].unit,
         "places": _places(asked.models),
         "what_if": None,
@@ -293,17 +298,20 @@ def _overlay(explanation: Explanation, shown: Image.Image) -> Image.Image:
     return render.overlay(shown, explanation.heatmap, view.scaled(scale, *shown.size))
 
 
-def _gates(explanation: Explanation, pictures: bool) -> list[dict[str, Any]]:
-    """Each block's gates as they are drawn: planes over the view, vectors as bars.
+def _gates(explanation: Explanation, card: Card, pictures: bool) -> list[dict[str, Any]]:
+    """Each block's gates as they are drawn: planes over the view, vectors as bars, sorted.
 
-    `pictures` adds pictures for readers without JavaScript.
+    `judged` says what each does to this photo. `pictures` adds pictures for readers without
+    JavaScript.
     """
     view = explanation.view
     tile = explanation.photo.crop((view.x0, view.y0, view.x1, view.y1)).resize((112, 112))
     blocks: list[dict[str, Any]] = []
     for block in explanation.attention:
-        planes, vectors = [], []
+        planes, vectors, judged = [], [], []
         for gate in block.gates.values():
+            name = f"{block.block}.{gate.kind.name}"
+            judged.append({"kind": gate.kind, "judgement": judge(gate, card, name)})
             plane, vector = gate.plane, gate.vector
             drawn = {"kind": gate.kind, "pooled": plane is not None and vector is not None}
             if plane is not None:
@@ -312,11 +320,20 @@ def _gates(explanation: Explanation, pictures: bool) -> list[dict[str, Any]]:
                 planes.append({**drawn, "map": Map.of(plane), "flat": flat, "picture": picture})
             if vector is not None:
                 span, base, line = gate.span, gate.base, gate.kind.neutral
-                bars = {"bars": vector.tolist(), "span": span, "base": base, "line": line}
-                drawing = render.channel_bars(vector, 112, 40, span, base, line)
+                falling = -np.sort(-vector)
+                bars = {"bars": falling.tolist(), "span": span, "base": base, "line": line}
+                drawing = render.channel_bars(falling, 112, 40, span, base, line)
                 picture = _uri(drawing, "PNG") if pictures else ""
                 vectors.append({**drawn, **bars, "picture": picture})
-        blocks.append({"block": block.block, "planes": planes, "vectors": vectors})
+        blocks.append(
+            {
+                "block": block.block,
+                "planes": planes,
+                "vectors": vectors,
+                "judged": judged,
+                "rows": planes[0]["map"].shape[0] if planes else 0,
+            }
+        )
     return blocks
 
 

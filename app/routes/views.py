@@ -19,6 +19,7 @@ VIEWS: dict[str, View] = {
     "what-if": View("What if"),
     "methods": View("Methods", scripts=True),
     "find": View("Find", scripts=True),
+    "how": View("How it works", scripts=True),
 }
 
 

@@ -4,12 +4,13 @@
 import "./elements/heat-map.js";
 import "./elements/gate-map.js";
 import "./elements/gate-bars.js";
-import "./elements/gate-row.js";
 import "./elements/paint-mask.js";
 import "./views/compare-view.js";
+import "./views/inside.js";
 import "./views/what-if.js";
 import "./views/methods.js";
 import "./views/find-view.js";
+import "./views/how.js";
 import "./elements/copy-text.js";
 import "./elements/take-photo.js";
 import "./elements/recent-photos.js";

@@ -1,15 +1,13 @@
 // @ts-check
-// <gate-bars data-values="0.41 0.63 …" data-label="Channel gate of …" [sorted]
+// <gate-bars data-values="0.41 0.63 …" data-label="Channel gate of …"
 //            [data-span="0 1"] [data-base="0"] [data-line="0.5"]>server's picture</gate-bars>
 //
-// One value per channel as bars between the ends of data-span, in channel order or sorted. They begin at
-// data-base; the dashed line is data-line.
+// One value per channel as bars between the ends of data-span. They begin at data-base; the dashed line
+// is data-line. Says "bar-choice" (detail: its number) when a bar is pressed; `mark` points at one.
 
 const SVG = "http://www.w3.org/2000/svg";
 
-class GateBars extends HTMLElement {
-  static observedAttributes = ["sorted"];
-
+export class GateBars extends HTMLElement {
   get values() {
     return (this.dataset.values ?? "").split(" ").map(Number);
   }
@@ -29,26 +27,28 @@ class GateBars extends HTMLElement {
     svg.setAttribute("preserveAspectRatio", "none");
     svg.setAttribute("role", "img");
     svg.setAttribute("aria-label", this.dataset.label ?? "Channel gate");
-    svg.append(document.createElementNS(SVG, "path"), document.createElementNS(SVG, "path"));
+    const [bars, half, mark] = [1, 2, 3].map(() => document.createElementNS(SVG, "path"));
+    svg.append(bars, half, mark);
     this.replaceChildren(svg);
-    this.#draw();
-  }
-
-  attributeChangedCallback() {
-    if (this.isConnected) this.#draw();
-  }
-
-  #draw() {
-    const [bars, half] = this.querySelectorAll("path");
-    if (!bars) return; // not connected yet
     const values = this.values;
-    if (this.hasAttribute("sorted")) values.sort((a, b) => b - a);
     const base = this.#down(Number(this.dataset.base ?? 0));
     const steps = values.map((value, i) => `V${this.#down(value)}H${i + 1}`);
     bars.setAttribute("d", `M0 ${base}${steps.join("")}V${base}Z`);
     const { line } = this.dataset;
     half.setAttribute("d", line === undefined ? "" : `M0 ${this.#down(Number(line))}H${values.length}`);
     half.setAttribute("class", "half");
+    mark.setAttribute("class", "mark");
+    this.addEventListener("click", (event) => {
+      const box = svg.getBoundingClientRect();
+      const number = Math.floor(((event.clientX - box.left) / box.width) * values.length);
+      const detail = Math.min(Math.max(number, 0), values.length - 1);
+      this.dispatchEvent(new CustomEvent("bar-choice", { detail, bubbles: true }));
+    });
+  }
+
+  /** @param {number} number of a bar; -1: none */
+  mark(number) {
+    this.querySelector(".mark")?.setAttribute("d", number < 0 ? "" : `M${number + 0.5} 0V1`);
   }
 }
 

@@ -1,0 +1,147 @@
+// @ts-check
+// Pictures and phrases for gates and channels, made from an answer of /api/v1/features.
+
+import { CellMap } from "./cell-map.js";
+import { one } from "../lib/dom.js";
+import { PATHS } from "../lib/features.js";
+import { readMap } from "../lib/maps.js";
+
+/** @import { Channel, Gate, Kind, Values } from "../lib/features.js" */
+/** @import { MapMessage } from "../lib/maps.js" */
+
+/**
+ * @param {ParentNode} parent
+ * @param {string} name
+ * @param {string} text
+ */
+export function fill(parent, name, text) {
+  one(parent, `[data-fill=${name}]`, HTMLElement).textContent = text;
+}
+
+/** @param {string} text */
+export function capital(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1);
+}
+
+/** @param {number} share */
+export function percent(share) {
+  return `${Math.round(100 * share)} %`;
+}
+
+/**
+ * @param {number} low
+ * @param {number} high
+ */
+export function span(low, high) {
+  const digits = Math.max(Math.abs(low), Math.abs(high)) < 0.1 ? 4 : 2;
+  return `${low.toFixed(digits)} to ${high.toFixed(digits)}`;
+}
+
+/** @param {string} text */
+export function caption(text) {
+  const element = document.createElement("p");
+  element.className = "small";
+  element.textContent = text;
+  return element;
+}
+
+/**
+ * The numbers of the values, the greatest value's first.
+ * @param {number[]} values
+ */
+export function falling(values) {
+  return values.map((_, i) => i).sort((a, b) => values[b] - values[a]);
+}
+
+/**
+ * @param {number[]} values
+ * @param {number[]} order
+ * @param {number} low
+ * @param {number} high
+ * @param {number} base
+ * @param {string} label
+ * @param {number | null} line
+ */
+export function bars(values, order, low, high, base, label, line) {
+  const element = document.createElement("gate-bars");
+  Object.assign(element.dataset, {
+    values: order.map((i) => values[i]).join(" "),
+    order: order.join(" "),
+    span: `${low} ${high}`,
+    base: String(base),
+    label,
+  });
+  if (line !== null) element.dataset.line = String(line);
+  return element;
+}
+
+/**
+ * @param {MapMessage} message
+ * @param {string} label
+ * @param {number} [most] the value painted strongest, of either sign; without it the map's own range
+ * @param {ArrayLike<number>} [shut]
+ */
+export function cells(message, label, most, shut) {
+  const element = new CellMap();
+  const map = readMap(message);
+  const signed = most === undefined ? {} : { signed: true, high: most };
+  element.show({ map, label, ...signed, ...(shut ? { shut } : {}) });
+  return element;
+}
+
+/**
+ * The largest absolute value of a channel before the gates and behind them.
+ * @param {Channel} channel
+ */
+export function topOf({ before, after }) {
+  return Math.max(...[before, after].flatMap(({ min, max }) => [Math.abs(min), Math.abs(max)]));
+}
+
+/**
+ * What the gates with a value per channel say of one, in words; empty without such a gate.
+ * @param {number} index
+ * @param {Gate[]} gates
+ * @param {string} [before]
+ * @param {string} [after]
+ */
+export function valueOf(index, gates, before = " × ", after = "") {
+  const gate = gates.find(({ kind, map }) => kind.use === "multiplied" && Array.isArray(map));
+  if (!gate || !Array.isArray(gate.map)) return "";
+  const value = gate.map[index];
+  return `${before}${before === " × " ? value.toFixed(2) : percent(value)}${after}`;
+}
+
+/**
+ * A map's mean over channels, one value per place; null if it has none.
+ * @param {Values} values
+ * @param {Kind} kind
+ * @returns {MapMessage | null}
+ */
+export function planeOf(values, kind) {
+  if (Array.isArray(values)) return null;
+  if (kind.axes === "HW") return values;
+  const [channels, ...sides] = /** @type {number[]} */ (values.shape);
+  const flat = readMap({ ...values, shape: [channels, sides.reduce((all, side) => all * side, 1)] });
+  const size = flat.values.length / channels;
+  const means = Array.from({ length: size }, (_, place) => {
+    let sum = 0;
+    for (let channel = 0; channel < channels; channel++) sum += flat.values[channel * size + place];
+    return sum / channels;
+  });
+  const [min, max] = [Math.min(...means), Math.max(...means)];
+  const bytes = means.map((mean) => String.fromCharCode(Math.round(((mean - min) / (max - min || 1)) * 255)));
+  /** @type {[number, number]} */
+  const shape = kind.axes === "CH" ? [size, 1] : kind.axes === "CW" ? [1, size] : [sides[0], sides[1]];
+  return { shape, dtype: "uint8", min, max, data: btoa(bytes.join("")) };
+}
+
+/**
+ * How the paths come to the gate.
+ * @param {Gate} gate
+ */
+export function sumOf({ paths, bias }) {
+  if (!paths.length) return "";
+  const names = paths.map(({ path }) => PATHS.get(path) ?? path).join(" + ");
+  const more = bias ? ` ${bias < 0 ? "−" : "+"} ${Math.abs(bias).toFixed(2)}` : "";
+  return `gate = sigmoid(${names}${more})`;
+}

@@ -1,0 +1,596 @@
+// @ts-check
+// <how-view data-size='[width, height]'> choice of network and block
+//   <article class="how-step"> one step <nav> back, next
+// </how-view>
+//
+// Teaches a block's attention on the photo at hand, step by step, from what each gate sees to what it
+// does. The steps follow from the gates that the block has; every number is of this photo.
+
+import { CellMap } from "../elements/cell-map.js";
+import { GateBars } from "../elements/gate-bars.js";
+import { bars, capital, caption, cells, falling, fill, planeOf, span, topOf } from "../elements/gate-pictures.js";
+import { Refused } from "../lib/ask.js";
+import { all, one } from "../lib/dom.js";
+import { onShown } from "../lib/events.js";
+import { FeatureSource, PATHS } from "../lib/features.js";
+import { readMap } from "../lib/maps.js";
+
+/** @import { Cell } from "../elements/cell-map.js" */
+/** @import { Channel, Features, Gate, Path } from "../lib/features.js" */
+/** @import { MapMessage } from "../lib/maps.js" */
+
+/** @typedef {{title: string, text: string, stage: () => Node[], note?: string}} Step */
+
+const SVG = "http://www.w3.org/2000/svg";
+const COUNT = 6; // channels to choose from
+const UNITS = 5; // hidden units that are written out
+const ROWS = 14; // a window moves well over a map of so many rows
+
+class HowView extends HTMLElement {
+  #source = new FeatureSource();
+  /** @type {Features | undefined} */
+  #features;
+  #step = 0;
+  #channel = 0; // position among the answer's channels
+  /** @type {Cell | undefined} where the window stands */
+  #cell;
+  #turn = 0;
+
+  connectedCallback() {
+    this.#offerBlocks();
+    this.addEventListener("change", ({ target }) => {
+      if (target === this.#model) this.#offerBlocks();
+      if (target instanceof HTMLSelectElement) this.#ask();
+    });
+    this.addEventListener("submit", (event) => event.preventDefault());
+    this.addEventListener("click", ({ target }) => {
+      const button = target instanceof Element && target.closest("button");
+      if (!button) return;
+      const { do: does, step, pick } = button.dataset;
+      if (does === "back") this.#go(this.#step - 1);
+      else if (does === "next") this.#go(this.#step + 1);
+      else if (step) this.#go(Number(step));
+      else if (pick) {
+        this.#channel = Number(pick);
+        this.#draw();
+        all(this, "[data-pick]", HTMLElement)[this.#channel]?.focus();
+      }
+    });
+    this.addEventListener("keydown", (event) => {
+      const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+      if (!by || event.altKey || event.ctrlKey || event.metaKey) return;
+      if (event.target instanceof HTMLSelectElement) return;
+      event.preventDefault();
+      this.#go(this.#step + by);
+    });
+    onShown(this, () => this.#ask());
+  }
+
+  get #model() {
+    return one(this, "[name=model]", HTMLSelectElement);
+  }
+
+  get #block() {
+    return one(this, "[name=block]", HTMLSelectElement);
+  }
+
+  get #option() {
+    return this.#model.selectedOptions[0];
+  }
+
+  /** The blocks of the chosen network; at first the last one whose map a window can move over. */
+  #offerBlocks() {
+    const { blocks = "[]", rows = "[]" } = this.#option.dataset;
+    /** @type {string[]} */
+    const names = JSON.parse(blocks);
+    /** @type {number[]} */
+    const sizes = JSON.parse(rows);
+    const wide = sizes.findLastIndex((size) => size >= ROWS);
+    const chosen = wide >= 0 ? wide : Math.max(0, sizes.indexOf(Math.max(...sizes)));
+    this.#block.replaceChildren(...names.map((name) => new Option(name, name)));
+    this.#block.selectedIndex = chosen;
+  }
+
+  async #ask() {
+    const turn = ++this.#turn;
+    this.setAttribute("aria-busy", "true");
+    try {
+      const fields = { models: this.#model.value, block: this.#block.value, count: COUNT };
+      const features = await this.#source.of(fields);
+      if (turn !== this.#turn) return;
+      this.#trouble("", "");
+      if (features !== this.#features) {
+        this.#features = features;
+        this.#channel = 0;
+        this.#cell = undefined;
+        this.#step = Math.min(this.#step, this.#steps.length - 1);
+      }
+      this.#draw();
+    } catch (error) {
+      if (turn !== this.#turn) return;
+      if (!(error instanceof Refused)) throw error;
+      this.#trouble(error.title, error.detail);
+    } finally {
+      if (turn === this.#turn) this.removeAttribute("aria-busy");
+    }
+  }
+
+  /**
+   * @param {string} title
+   * @param {string} help
+   */
+  #trouble(title, help) {
+    one(this, ".error", HTMLElement).hidden = !title;
+    fill(this, "trouble", title);
+    fill(this, "help", help);
+  }
+
+  /** @param {number} step */
+  #go(step) {
+    if (step < 0 || step >= this.#steps.length) return;
+    this.#step = step;
+    this.#draw();
+    one(this, ".how-step", HTMLElement).focus({ preventScroll: true });
+  }
+
+  #draw() {
+    const steps = this.#steps;
+    if (!steps.length) return;
+    const { title, text, stage, note = "" } = steps[this.#step];
+    fill(this, "place", `Step ${this.#step + 1} of ${steps.length}`);
+    fill(this, "title", title);
+    fill(this, "text", text);
+    fill(this, "note", note);
+    one(this, "[data-slot=stage]", HTMLElement).replaceChildren(...stage());
+    const dots = steps.map((step, number) => {
+      const item = document.createElement("li");
+      const dot = document.createElement("button");
+      dot.type = "button";
+      dot.dataset.step = String(number);
+      dot.setAttribute("aria-label", `Step ${number + 1}: ${step.title}`);
+      if (number === this.#step) dot.setAttribute("aria-current", "step");
+      item.append(dot);
+      return item;
+    });
+    one(this, "[data-slot=dots]", HTMLElement).replaceChildren(...dots);
+    one(this, "[data-do=back]", HTMLButtonElement).disabled = this.#step === 0;
+    one(this, "[data-do=next]", HTMLButtonElement).disabled = this.#step === steps.length - 1;
+  }
+
+  /** The steps of the block that is shown. @returns {Step[]} */
+  get #steps() {
+    const features = this.#features;
+    if (!features) return [];
+    const steps = [this.#features_step(features)];
+    for (const gate of features.gates) {
+      if (gate.paths.length && Array.isArray(gate.map)) steps.push(...this.#channel_steps(features, gate));
+      else if (gate.paths.length && !Array.isArray(gate.map)) steps.push(...this.#spatial_steps(features, gate));
+      else steps.push(this.#plain_step(gate));
+    }
+    return [...steps, this.#last_step(features)];
+  }
+
+  /** @param {Features} features */
+  #followed({ channels }) {
+    return channels[this.#channel];
+  }
+
+  /** @param {Features} features @returns {Step} */
+  #features_step(features) {
+    const { block, channel_count, channels } = features;
+    const [rows, columns] = channels[0].before.shape;
+    return {
+      title: "What attention gets",
+      text: `In block ${block}, ${this.#option.dataset.title} has made ${channel_count} channels of your photo: maps of ${rows} × ${columns} numbers. Each channel answers to something else. Here are ${channels.length} strong ones. Choose one to follow.`,
+      stage: () => [this.#photo(), this.#choices(features)],
+      note: "Orange is above zero, violet below.",
+    };
+  }
+
+  /** The part of the photo that the network sees. */
+  #photo() {
+    const { view = "{}" } = this.#option.dataset;
+    const { x0, y0, x1, y1 } = JSON.parse(view);
+    const picture = document.createElement("div");
+    picture.className = "how-photo";
+    const source = document.getElementById("result-photo");
+    const image = document.createElement("img");
+    if (source instanceof HTMLImageElement) image.src = source.src;
+    image.alt = "The part of the photo that the network sees";
+    const [width, height] = JSON.parse(this.dataset.size ?? "[1, 1]");
+    picture.style.aspectRatio = `${x1 - x0} / ${y1 - y0}`;
+    Object.assign(image.style, {
+      width: `${(100 * width) / (x1 - x0)}%`,
+      left: `${(-100 * x0) / (x1 - x0)}%`,
+      top: `${(-100 * y0) / (y1 - y0)}%`,
+      height: `${(100 * height) / (y1 - y0)}%`,
+    });
+    picture.append(image);
+    return picture;
+  }
+
+  /** @param {Features} features */
+  #choices({ channels }) {
+    const list = document.createElement("ul");
+    list.className = "how-channels";
+    channels.forEach((channel, number) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.dataset.pick = String(number);
+      button.setAttribute("aria-pressed", String(number === this.#channel));
+      button.append(cells(channel.before, `Channel ${channel.index}`, topOf(channel)), caption(`channel ${channel.index}`));
+      const item = document.createElement("li");
+      item.append(button);
+      list.append(item);
+    });
+    return list;
+  }
+
+  /** @param {Features} features @param {Gate} gate @returns {Step[]} */
+  #channel_steps(features, gate) {
+    const channel = this.#followed(features);
+    const values = /** @type {number[]} */ (gate.map);
+    const { index } = channel;
+    const own = values[index];
+    const count = features.channel_count;
+    const before = readMap(this.#taken(features, channel, gate));
+    const names = gate.paths.map(({ path }) => PATHS.get(path) ?? path);
+    const pooled = gate.paths.map(({ pooled: each }) => /** @type {number[]} */ (each));
+    const logits = gate.paths.map(({ logits: each }) => /** @type {number[]} */ (each)[index]);
+    const places = before.values.length;
+    const lists = names.length > 1 ? "both lists" : "this list";
+
+    /** @type {Step} */
+    const pool = {
+      title: "What: forget the place",
+      text: `Channel attention asks what matters, so it forgets where. Of channel ${index} it keeps the ${names.join(" and the ")} of its ${places} numbers: ${pooled.map((each) => each[index].toFixed(3)).join(" and ")}. It does the same with all ${count} channels.`,
+      stage: () => {
+        const map = cells(this.#taken(features, channel, gate), `Channel ${index}`, topOf(channel));
+        const top = before.values.indexOf(Math.max(...before.values));
+        queueMicrotask(() => map.frame({ row: Math.floor(top / before.columns), column: top % before.columns }, names.includes("maximum") ? 1 : 0));
+        return [
+          box(map, caption(`channel ${index}${names.includes("maximum") ? "; the frame is around its maximum" : ""}`)),
+          stack(...gate.paths.map((path, at) => this.#strip(pooled[at], values, index, `${capital(names[at])} of each channel`, path))),
+        ];
+      },
+    };
+    /** @type {Step[]} */
+    const steps = [pool];
+    const { weights, bias } = channel;
+    if (weights && gate.paths.every(({ hidden }) => hidden)) {
+      steps.push({
+        title: names.length > 1 ? "One small network reads both" : "A small network reads them",
+        text: `The same two layers read ${lists}: ${count} numbers become ${weights.length} hidden units, and these become ${count} numbers again. For channel ${index}, each unit counts with a weight of its own.`,
+        stage: () => [unitsTable(gate.paths, weights, bias ?? 0, logits, names)],
+      });
+    } else {
+      steps.push({
+        title: "From neighbours to a number",
+        text: `A short window over the channels reads the list: channel ${index} and its neighbours make the logit ${logits[0].toFixed(3)}.`,
+        stage: () => [stack(...gate.paths.map((path) => this.#strip(/** @type {number[]} */ (path.logits), values, index, "Logits", path)))],
+      });
+    }
+    const sum = logits.reduce((total, each) => total + each, gate.bias);
+    steps.push({
+      title: names.length > 1 ? "Add both, squeeze into 0 to 1" : "Squeeze into 0 to 1",
+      text: `${names.length > 1 ? `Both paths are added: ${logits.map((each) => each.toFixed(3)).join(" + ")} = ${sum.toFixed(3)}. ` : ""}The sigmoid turns ${sum.toFixed(3)} into a gate between 0 and 1: ${own.toFixed(3)}.`,
+      stage: () => [sigmoidCurve(sum, own), this.#strip(values, values, index, "The gate of every channel, sorted", null, [0, 1])],
+    });
+    steps.push({
+      title: "Multiply the channel by its gate",
+      text: `Every number of channel ${index} is multiplied by ${own.toFixed(3)}. ${own >= 0.75 ? "Most of it stays." : own <= 0.25 ? "Little of it stays." : "A part of it stays."}`,
+      stage: () => {
+        const taken = this.#taken(features, channel, gate);
+        const top = Math.max(Math.abs(taken.min), Math.abs(taken.max));
+        const scaled = { ...taken, min: taken.min * own, max: taken.max * own };
+        return [equation(box(cells(taken, `Channel ${index} before`, top), caption(span(taken.min, taken.max))), big(`× ${own.toFixed(3)} =`), box(cells(scaled, `Channel ${index} behind the channel gate`, top), caption(span(scaled.min, scaled.max))))];
+      },
+    });
+    return steps;
+  }
+
+  /**
+   * What a gate takes of a channel: behind the gates of channels that stand before it.
+   * @param {Features} features
+   * @param {Channel} channel
+   * @param {Gate} gate
+   * @returns {MapMessage}
+   */
+  #taken({ gates }, { before, index }, gate) {
+    let { min, max } = before;
+    for (const each of gates.slice(0, gates.indexOf(gate))) {
+      if (!Array.isArray(each.map) || each.kind.use !== "multiplied") continue;
+      min *= each.map[index];
+      max *= each.map[index];
+    }
+    return { ...before, min, max };
+  }
+
+  /**
+   * A list of one number per channel in the order of the gate, the followed channel marked.
+   * @param {number[]} list
+   * @param {number[]} values
+   * @param {number} index
+   * @param {string} title
+   * @param {Path | null} [path]
+   * @param {[number, number]} [ends]
+   */
+  #strip(list, values, index, title, path = null, ends) {
+    const order = falling(values);
+    const [low, high] = ends ?? [Math.min(0, ...list), Math.max(0, ...list)];
+    const strip = bars(list, order, low, high, 0, title, null);
+    queueMicrotask(() => {
+      if (strip instanceof GateBars) strip.mark(order.indexOf(index));
+    });
+    return box(strip, caption(`${title}${path ? ", in the order of the gate" : ""}; the line is channel ${index}: ${list[index].toFixed(3)}`));
+  }
+
+  /** @param {Features} features @param {Gate} gate @returns {Step[]} */
+  #spatial_steps(features, gate) {
+    const planes = gate.paths.map(({ pooled }) => readMap(/** @type {MapMessage} */ (pooled)));
+    const names = gate.paths.map(({ path }) => PATHS.get(path) ?? path);
+    const [first] = planes;
+    const { rows, columns } = first;
+    const map = readMap(/** @type {MapMessage} */ (gate.map));
+    const at = this.#cell ?? hottestCell(map.values, columns);
+    const size = gate.paths[0].window?.length ?? 1;
+    const n = features.channel_count;
+    /** @type {Step} */
+    const look = {
+      title: "Where: forget the channel",
+      text: `Spatial attention asks where. At each of the ${rows * columns} places it keeps the ${names.join(" and the ")} over all ${n} channels: ${names.length > 1 ? "two maps" : "one map"}.`,
+      stage: () => [row(...gate.paths.map(({ pooled }, i) => box(cells(/** @type {MapMessage} */ (pooled), `${capital(names[i])} over the channels`), caption(`${names[i]}: ${span(planes[i].min, planes[i].max)}`))))],
+    };
+    /** @type {Step} */
+    const slide = {
+      title: `A ${size} × ${size} window slides over both`,
+      text: "At every place the window multiplies what it covers with its weights and adds all up. The sum, squeezed into 0 to 1, is the gate of the place in its middle. Move over a map, or use the arrow keys on it.",
+      stage: () => [this.#window(gate, at)],
+    };
+    if (names.length < 2) slide.title = `A ${size} × ${size} window slides over it`;
+    const channel = this.#followed(features);
+    const taken = this.#taken(features, channel, gate);
+    const own = map.values[at.row * columns + at.column];
+    /** @type {Step} */
+    const product = {
+      title: "Multiply each place by its gate",
+      text: `The same map of gates is multiplied with every channel. At row ${at.row + 1}, column ${at.column + 1} it is ${own.toFixed(3)}.`,
+      stage: () => {
+        const top = Math.max(Math.abs(taken.min), Math.abs(taken.max));
+        const before = readMap(taken);
+        const scaled = before.values.map((value, i) => value * map.values[i]);
+        const behind = new CellMap();
+        const [min, max] = [Math.min(...scaled), Math.max(...scaled)];
+        behind.show({ map: { ...before, values: scaled, min, max }, label: `Channel ${channel.index} behind both`, signed: true, high: top });
+        return [equation(box(cells(taken, `Channel ${channel.index} before the spatial gate`, top), caption(`channel ${channel.index}`)), big("×"), box(cells(/** @type {MapMessage} */ (gate.map), "The spatial gate"), caption(`gate: ${span(map.min, map.max)}`)), big("="), box(behind, caption(span(min, max))))];
+      },
+    };
+    return [look, slide, product];
+  }
+
+  /**
+   * The planes, the window over them, and the sum that becomes the gate.
+   * @param {Gate} gate
+   * @param {Cell} start
+   */
+  #window(gate, start) {
+    const planes = gate.paths.map(({ pooled }) => readMap(/** @type {MapMessage} */ (pooled)));
+    const size = gate.paths[0].window?.length ?? 1;
+    const reach = (size - 1) * gate.dilation + 1;
+    const maps = gate.paths.map(({ path }, i) => {
+      const map = new CellMap();
+      map.show({ map: planes[i], label: `${capital(PATHS.get(path) ?? path)} over the channels; move the window`, choose: true });
+      return map;
+    });
+    const whole = new CellMap();
+    whole.show({ map: readMap(/** @type {MapMessage} */ (gate.map)), label: "The spatial gate; move the window", low: 0, high: 1, choose: true });
+    const most = Math.max(...gate.paths.flatMap(({ window }) => (window ?? []).flat().map(Math.abs)), 1e-6);
+    const weights = gate.paths.map(({ path, window }) => {
+      const picture = new CellMap();
+      const values = Float32Array.from((window ?? []).flat());
+      picture.show({ map: { rows: size, columns: size, values, min: -most, max: most, mean: 0 }, label: `The window's weights for the ${PATHS.get(path) ?? path}`, signed: true, high: most });
+      return picture;
+    });
+    const sums = gate.paths.map(() => caption(""));
+    const total = document.createElement("p");
+    total.className = "how-sum";
+    total.setAttribute("aria-live", "polite");
+    const show = (/** @type {Cell} */ cell) => {
+      this.#cell = cell;
+      const parts = gate.paths.map(({ window }, i) => underWindow(planes[i], window ?? [], cell, gate.dilation));
+      const sum = parts.reduce((all, part) => all + part, gate.bias);
+      const value = 1 / (1 + Math.exp(-sum));
+      parts.forEach((part, i) => {
+        sums[i].textContent = `plane × weights, added up: ${part.toFixed(3)}`;
+      });
+      const terms = [...parts.map((part) => part.toFixed(3)), gate.bias.toFixed(3)].join(" + ").replaceAll("+ -", "− ");
+      total.textContent = `Row ${cell.row + 1}, column ${cell.column + 1}: ${terms} = ${sum.toFixed(3)} → sigmoid → ${value.toFixed(3)}`;
+      for (const map of maps) map.frame(cell, reach);
+      whole.frame(cell, 1);
+    };
+    const stage = document.createElement("div");
+    stage.className = "how-window";
+    gate.paths.forEach(({ path }, i) => {
+      const name = PATHS.get(path) ?? path;
+      stage.append(box(maps[i], caption(`${name} over the channels`)), box(weights[i], caption(`its weights, ±${most.toFixed(2)}`), sums[i]));
+    });
+    stage.append(box(whole, caption("the gate, from 0 to 1")), total);
+    stage.addEventListener("cell-choice", (event) => {
+      if (event instanceof CustomEvent) show(event.detail);
+    });
+    queueMicrotask(() => show(start));
+    return stage;
+  }
+
+  /** A gate that does not say how it comes to its values. @param {Gate} gate @returns {Step} */
+  #plain_step(gate) {
+    const { kind, map } = gate;
+    const plane = planeOf(map, kind);
+    return {
+      title: capital(kind.title),
+      text: `The ${kind.title} ${kind.says}`,
+      stage: () => [
+        plane
+          ? row(box(cells(plane, kind.title), caption(`${kind.word}: ${span(plane.min, plane.max)}`)))
+          : box(bars(/** @type {number[]} */ (map), falling(/** @type {number[]} */ (map)), Math.min(0, .../** @type {number[]} */ (map)), Math.max(0, .../** @type {number[]} */ (map)), 0, kind.title, kind.neutral), caption("one bar per channel, sorted")),
+      ],
+    };
+  }
+
+  /** @param {Features} features @returns {Step} */
+  #last_step(features) {
+    const { channels, gates } = features;
+    const applied = gates.filter(({ kind }) => kind.use !== "shown").length;
+    return {
+      title: "What goes on to the next block",
+      text: `The same channels before and behind ${applied > 1 ? "the gates" : "the gate"}. The block adds its input to this, and the next block begins anew.`,
+      stage: () => {
+        const list = document.createElement("ul");
+        list.className = "how-pairs";
+        for (const channel of channels) {
+          const item = document.createElement("li");
+          const top = topOf(channel);
+          item.append(cells(channel.before, `Channel ${channel.index} before`, top), cells(channel.after, `Channel ${channel.index} behind`, top), caption(`channel ${channel.index}`));
+          list.append(item);
+        }
+        return [list];
+      },
+    };
+  }
+}
+
+/**
+ * @param {ArrayLike<number>} values
+ * @param {number} columns
+ * @returns {Cell}
+ */
+function hottestCell(values, columns) {
+  let at = 0;
+  for (let i = 1; i < values.length; i++) if (values[i] > values[at]) at = i;
+  return { row: Math.floor(at / columns), column: at % columns };
+}
+
+/**
+ * The sum of the plane's cells under the window, each times its weight; outside the map there is 0.
+ * @param {import("../lib/maps.js").RawMap} plane
+ * @param {number[][]} window
+ * @param {Cell} cell
+ * @param {number} dilation
+ */
+export function underWindow({ rows, columns, values }, window, { row, column }, dilation) {
+  const half = Math.floor(window.length / 2);
+  let sum = 0;
+  window.forEach((weights, down) =>
+    weights.forEach((weight, across) => {
+      const [y, x] = [row + (down - half) * dilation, column + (across - half) * dilation];
+      if (y >= 0 && y < rows && x >= 0 && x < columns) sum += weight * values[y * columns + x];
+    }),
+  );
+  return sum;
+}
+
+/** @param {Node[]} parts */
+function box(...parts) {
+  const element = document.createElement("div");
+  element.className = "how-box";
+  element.append(...parts);
+  return element;
+}
+
+/** @param {Node[]} parts */
+function stack(...parts) {
+  const element = box(...parts);
+  element.className = "how-stack";
+  return element;
+}
+
+/** @param {Node[]} parts */
+function row(...parts) {
+  const element = box(...parts);
+  element.className = "how-row";
+  return element;
+}
+
+/** @param {Node[]} parts */
+function equation(...parts) {
+  const element = box(...parts);
+  element.className = "how-equation";
+  return element;
+}
+
+/** @param {string} text */
+function big(text) {
+  const element = document.createElement("span");
+  element.className = "how-big";
+  element.textContent = text;
+  return element;
+}
+
+/**
+ * How the hidden units make a channel's logits: the strongest written out, the others together.
+ * @param {Path[]} paths
+ * @param {number[]} weights
+ * @param {number} bias
+ * @param {number[]} logits
+ * @param {string[]} names
+ */
+function unitsTable(paths, weights, bias, logits, names) {
+  const hidden = paths.map((path) => path.hidden ?? []);
+  const adds = (/** @type {number} */ unit) => hidden.map((values) => values[unit] * weights[unit]);
+  const order = weights
+    .map((_, unit) => unit)
+    .sort((a, b) => Math.max(...adds(b).map(Math.abs)) - Math.max(...adds(a).map(Math.abs)));
+  const shown = order.slice(0, UNITS);
+  const rest = logits.map((logit, i) => logit - bias - shown.reduce((sum, unit) => sum + adds(unit)[i], 0));
+  const table = document.createElement("table");
+  table.className = "how-table";
+  const line = (/** @type {string[]} */ texts, heading = false) => {
+    const tr = document.createElement("tr");
+    texts.forEach((text, at) => {
+      const cell = document.createElement(heading || at === 0 ? "th" : "td");
+      cell.scope = heading ? "col" : "row";
+      cell.textContent = text;
+      tr.append(cell);
+    });
+    return tr;
+  };
+  const head = document.createElement("thead");
+  head.append(line(["Hidden unit", "weight", ...names.flatMap((name) => [`${name}: unit`, "adds"])], true));
+  const rows = document.createElement("tbody");
+  for (const unit of shown) {
+    rows.append(line([`unit ${unit + 1}`, weights[unit].toFixed(3), ...hidden.flatMap((values, i) => [values[unit].toFixed(3), adds(unit)[i].toFixed(3)])]));
+  }
+  if (order.length > shown.length) rows.append(line([`${order.length - shown.length} others`, "", ...rest.flatMap((each) => ["", each.toFixed(3)])]));
+  rows.append(line(["bias", "", ...logits.flatMap(() => ["", bias.toFixed(3)])]));
+  const foot = document.createElement("tfoot");
+  foot.append(line(["logit", "", ...logits.flatMap((each) => ["", each.toFixed(3)])]));
+  table.append(head, rows, foot);
+  return table;
+}
+
+/**
+ * @param {number} at
+ * @param {number} value
+ */
+function sigmoidCurve(at, value) {
+  const svg = document.createElementNS(SVG, "svg");
+  svg.setAttribute("viewBox", "-6.4 -0.15 12.8 1.3");
+  svg.setAttribute("class", "how-curve");
+  svg.setAttribute("preserveAspectRatio", "none");
+  svg.setAttribute("role", "img");
+  svg.setAttribute("aria-label", `The sigmoid: ${at.toFixed(3)} becomes ${value.toFixed(3)}`);
+  const points = Array.from({ length: 65 }, (_, i) => -6 + (12 * i) / 64);
+  const path = (/** @type {string} */ name, /** @type {string} */ d) => {
+    const element = document.createElementNS(SVG, "path");
+    element.setAttribute("class", name);
+    element.setAttribute("d", d);
+    svg.append(element);
+  };
+  const x = Math.min(Math.max(at, -6), 6);
+  path("how-axis", "M-6 1H6M0 0V1");
+  path("how-line", `M${points.map((p) => `${p} ${1 - 1 / (1 + Math.exp(-p))}`).join("L")}`);
+  path("how-drop", `M${x} 1V${1 - value}H-6`);
+  return box(svg, caption(`sigmoid(${at.toFixed(3)}) = ${value.toFixed(3)}`));
+}
+
+customElements.define("how-view", HowView);
