@@ -20,7 +20,7 @@ from app.routes.answers import detector_info
 from app.routes.api import api, lists
 from app.routes.inside import inside
 from app.routes.ops import ops
-from app.routes.pages import gallery, pages
+from app.routes.pages import gallery, pages, read_paper
 from app.settings import Settings
 from app.telemetry import logs
 from app.telemetry.observe import Observe
@@ -75,6 +75,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.static = bundled("static")
     app.state.gallery = gallery(app.state.static)
     app.state.detectors = [detector_info(card) for card in engine.detector_cards.values()]
+    app.state.paper = read_paper(app.state.static)
     app.state.templates = Environment(
         loader=FileSystemLoader(bundled("templates")),
         autoescape=select_autoescape(),

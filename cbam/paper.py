@@ -24,6 +24,13 @@ CONVENTIONS = {
     RELEASED: "the authors' released code and torchvision: the same, the stride in the 3x3 "
     "convolution",
 }
+TABLES = {
+    1: "what the channel gate pools",
+    2: "how the spatial gate looks",
+    3: "the order of the two gates",
+    4: "networks on ImageNet",
+    5: "MobileNet on ImageNet",
+}
 
 
 @dataclass(frozen=True)
@@ -245,6 +252,7 @@ def as_json() -> dict[str, Any]:
         "command": "cbam-lens paper --json",
         "size_px": SIZE_PX,
         "conventions": CONVENTIONS,
+        "tables": TABLES,
         "rows": rows,
     }
 

@@ -26,7 +26,7 @@ def test_what_was_measured_of_the_gates_is_said_below_them(tmp_path: Path) -> No
         said = {each["name"]: each["reliance"] for each in models}
         assert said == {"tiny-none": "", "tiny-se": "", "tiny-cbam": sentence}
         page = client.post("/", files={"image": ("a.jpg", encoded(photo()))}).text
-    _, _, cbam = page.partition('<gate-row class="gates" data-model="tiny-cbam">')
-    cbam, _, se = cbam.partition('<gate-row class="gates" data-model="tiny-se">')
+    _, _, cbam = page.partition('<section class="gates" data-model="tiny-cbam"')
+    cbam, _, se = cbam.partition('<section class="gates" data-model="tiny-se"')
     assert sentence in cbam
     assert "reliance" not in se  # not measured, so nothing is said

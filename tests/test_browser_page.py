@@ -13,7 +13,7 @@ import httpx2 as httpx
 import numpy as np
 import pytest
 import uvicorn
-from app_fixtures import BLOCKS, FAMILY, LABELS, encoded, photo, picture
+from app_fixtures import FAMILY, LABELS, encoded, photo, picture
 from browsing import Visit
 from heic import heic
 from PIL import ExifTags, Image
@@ -350,27 +350,6 @@ def test_a_class_whose_map_is_not_here_is_asked_for(visit: Visit, jpeg: bytes) -
         press(page, other)
     expect(page.locator("#result")).to_have_attribute("data-target", other)
     expect(page.locator(".rest code")).to_contain_text("method=layercam")
-
-
-def test_the_gates_of_every_block_are_shown_and_open_large(visit: Visit, jpeg: bytes) -> None:
-    page = visit()
-    upload(page, jpeg)
-    page.get_by_role("link", name="Inside").click()
-    for name in ("tiny-se", "tiny-cbam"):
-        blocks = page.locator(f"[data-model={name}] .block")
-        assert [block.get_attribute("data-block") for block in blocks.all()] == list(BLOCKS)
-    expect(page.locator("[data-model=tiny-none] .block")).to_have_count(0)
-    maps = page.locator("[data-model=tiny-cbam] .block gate-map canvas")
-    expect(maps).to_have_count(8)
-    for canvas in maps.all():
-        assert painting(canvas).std() > 5
-    block = page.locator("[data-model=tiny-cbam] .block").first
-    block.locator("button.enlarge").click()
-    dialog = block.locator("dialog")
-    expect(dialog).to_be_visible()
-    expect(dialog.locator("gate-map canvas")).to_have_count(1)
-    page.keyboard.press("Escape")
-    expect(dialog).to_be_hidden()
 
 
 def hand_over(page: Page, how: str, data: bytes, more: int = 0) -> None:

@@ -142,13 +142,13 @@ def test_the_page_says_of_each_gate_what_it_is_for(client: TestClient, photo: by
         for kind in record.gates:
             assert f"The {kind.title} {kind.says[:20]}" in page
     gc = page[page.index('class="gates" data-model="tiny-gc"') :]
-    gc = gc[: gc.index("</gate-row>")]
+    gc = gc[: gc.index("</section>")]
     assert "What GC did" in gc  # it has no gates
     assert gc.count("added, not multiplied") == 8
     assert gc.count("a step on the way") == 8
     assert 'data-line="0.0"' in gc
     simam = page[page.index('class="gates" data-model="tiny-simam"') :]
-    simam = simam[: simam.index("</gate-row>")]
+    simam = simam[: simam.index("</section>")]
     assert 'data-span="0.62246 1.0"' in simam
     assert "data-line" not in simam
     assert "are above" not in simam

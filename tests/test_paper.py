@@ -11,7 +11,7 @@ import cbam
 from app.cli.main import app
 from cbam import paper
 from cbam.errors import OptionClash
-from cbam.paper import PAPER, RELEASED, ROWS, Row, counted
+from cbam.paper import PAPER, RELEASED, ROWS, TABLES, Row, counted
 
 ROOT = Path(cbam.__file__).parent.parent
 SHOWN: dict[str, Any] = json.loads((ROOT / "static" / "paper.json").read_text(encoding="utf-8"))
@@ -41,6 +41,11 @@ def test_the_pages_file_holds_what_is_counted(row: Row):
     assert shown["counted"]["gmacs"][PAPER] == round(found.gmacs[PAPER], 4)
     assert shown["agrees"] == {"params": found.params_agree, "gmacs": found.gmacs_agree}
     assert shown["printed"]["top1_error"] == row.top1_error
+
+
+def test_the_pages_file_names_every_table():
+    assert SHOWN["tables"] == {str(number): title for number, title in TABLES.items()}
+    assert {row.table for row in ROWS} == set(TABLES)
 
 
 def test_what_does_not_agree_is_named_and_nothing_else_is():

@@ -9,8 +9,9 @@ The page's script asks `POST /` for a fragment with the header `X-Fragment`:
 
 import base64
 import io
+import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ from app.routes.views import VIEWS, shown
 from cbam import ATTENTION, METHODS, __version__, render
 from cbam.cards.card import Card
 from cbam.errors import CBAMLensError
-from cbam.explain.explanation import Explanation
+from cbam.explain.explanation import BlockAttention, Explanation
 from cbam.explain.formulas import FUSIONS
 from cbam.explain.gate_words import judge
 from cbam.images.formats import FORMATS, TITLES
@@ -182,6 +183,44 @@ def _render(
     html = request.app.state.templates.get_template(template).render(context)
     status, headers = (refused.status, refused.headers) if refused else (200, None)
     return HTMLResponse(html, status, {**(headers or {}), "Vary": FRAGMENT})
+
+
+def measured(cards: Iterable[Card]) -> list[dict[str, Any]]:
+    """By family what the cards say was measured: accuracy, and accuracy with all gates held.
+
+    A number that is on no card is None.
+    """
+    families: dict[str, list[dict[str, Any]]] = {}
+    titles: dict[str, str] = {}
+    for card in cards:
+        val, gates = card.metrics.get("val", {}), card.metrics.get("gates", {})
+        held: dict[str, Any] = gates.get("all") or next(filter(_is_held, gates.values()), {})
+        titles[card.family] = card.family_title
+        families.setdefault(card.family, []).append(
+            {
+                "title": card.title,
+                "name": card.name,
+                "photos": val.get("photos"),
+                "top1_error": None if "top1" not in val else 100 * (1 - val["top1"]),
+                "top5_error": None if "top5" not in val else 100 * (1 - val["top5"]),
+                "command": val.get("command", ""),
+                "held": {way: held.get(way) for way in ("mean", "open")},
+                "held_photos": gates.get("photos"),
+                "held_command": gates.get("command", ""),
+            }
+        )
+    return [{"title": titles[name], "models": members} for name, members in families.items()]
+
+
+def _is_held(value: object) -> bool:
+    """Whether this entry of a card's gates is about gates that were held."""
+    return isinstance(value, dict) and "mean" in value
+
+
+def read_paper(static: Path) -> dict[str, Any]:
+    """The paper's tables and their recount, as `cbam-lens paper` wrote them."""
+    found: dict[str, Any] = json.loads((static / "paper.json").read_text(encoding="utf-8"))
+    return found
 
 
 def _form(request: Request, chosen: str) -> dict[str, Any]:
@@ -331,10 +370,16 @@ def _gates(explanation: Explanation, card: Card, pictures: bool) -> list[dict[st
                 "planes": planes,
                 "vectors": vectors,
                 "judged": judged,
-                "rows": planes[0]["map"].shape[0] if planes else 0,
+                "rows": _rows(block),
             }
         )
     return blocks
+
+
+def _rows(block: BlockAttention) -> int:
+    """Rows of the block's maps; 0 if no gate varies over places."""
+    planes = [plane for gate in block.gates.values() if (plane := gate.plane) is not None]
+    return max((len(plane) for plane in planes), default=0)
 
 
 def _uri(image: Image.Image, kind: str) -> str:
