@@ -173,6 +173,8 @@ def _render(
         "error": refused,
         "result": result,
         "detectors": request.app.state.detectors,
+        "paper": request.app.state.paper,
+        "measured": measured(engine.cards.values()),
         "views": VIEWS,
         "view": shown(request.query_params.get("view"), fields.changes_gates),
     }
