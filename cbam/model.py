@@ -89,6 +89,10 @@ class Model:
 
         Changes to it change no answer; `Model(model.card, model.network)` answers with them.
         """
+        return self.network_copy()
+
+    def network_copy(self) -> nn.Module:
+        """The same, another copy with every call, which the model does not keep."""
         _ = self._whole  # it settles where the network's weights lie
         return undisturbed(copy.deepcopy)(self._network)
 

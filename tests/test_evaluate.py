@@ -15,10 +15,10 @@ from app.cli import models
 from app.cli.main import app
 from cbam.cards.card import Card, read_card
 from cbam.data.labelled import labelled_photos
-from cbam.errors import BadCard, BadData, MissingFile, UnknownName
+from cbam.errors import BadCard, BadData, BadOption, MissingFile, OptionClash, UnknownName
 from cbam.evaluate.accuracy import accuracy
 from cbam.evaluate.card_metrics import against, measure_model
-from cbam.evaluate.localisation import GRID, hot_box, localise, measure, on_grid
+from cbam.evaluate.localisation import GRID, hot_box, in_box, localise, measure, on_grid
 from cbam.evaluate.pairs import paired_difference
 from cbam.images.preprocess import Box
 from cbam.model import Model
@@ -57,14 +57,14 @@ def corner(side: int = GRID // 4) -> np.ndarray:
 
 def test_a_map_in_the_box_hits_and_one_outside_misses() -> None:
     inside = corner() > 0
-    assert measure(corner(), [inside]) == (1.0, 1.0, 1.0)
+    assert measure(corner(), [inside]) == (1.0,) * 6
     assert measure(corner(), [~inside])[:2] == (0.0, 0.0)
 
 
 def test_half_of_the_energy_in_the_box_is_half() -> None:
     left = np.zeros((GRID, GRID), dtype=bool)
     left[:, : GRID // 8] = True  # half of the corner's width
-    hit, energy, iou = measure(corner(), [left])
+    hit, energy, iou, *_ = measure(corner(), [left])
     assert (hit, energy) == (1.0, pytest.approx(0.5))
     # Corner: 1/4 x 1/4 = 1/16 of the grid. Box: 1/8. Both: 1/32. Union: 1/16 + 1/8 - 1/32 = 5/32.
     assert iou == pytest.approx(1 / 5)
@@ -73,12 +73,12 @@ def test_half_of_the_energy_in_the_box_is_half() -> None:
 def test_any_of_several_boxes_counts() -> None:
     far = np.zeros((GRID, GRID), dtype=bool)
     far[-10:, -10:] = True
-    assert measure(corner(), [far, corner() > 0]) == (1.0, 1.0, 1.0)
+    assert measure(corner(), [far, corner() > 0]) == (1.0,) * 6
 
 
 def test_a_map_without_evidence_is_a_miss() -> None:
     everywhere = np.ones((GRID, GRID), dtype=bool)
-    assert measure(np.zeros((GRID, GRID), dtype=np.float32), [everywhere]) == (0.0, 0.0, 0.0)
+    assert measure(np.zeros((GRID, GRID), dtype=np.float32), [everywhere]) == (0.0,) * 6
 
 
 def test_the_box_is_around_the_largest_region_above_the_threshold() -> None:
@@ -87,6 +87,36 @@ def test_the_box_is_around_the_largest_region_above_the_threshold() -> None:
     heat[30:80, 30:80] = 0.1  # larger, but below 15 % of the maximum
     rows, columns = np.nonzero(hot_box(heat))
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (0, 19, 0, 19)
+
+
+def test_a_higher_threshold_leaves_a_smaller_box() -> None:
+    heat = corner(100) / 2  # 1.0, and in one quarter of it 0.4 times as much again
+    heat[:50, :50] = 2.5
+    whole = corner(100) > 0
+    ious = measure(heat, [whole])[2:]  # above 15, 30, 50 and 70 % of 2.5
+    assert ious == (1.0, 1.0, pytest.approx(0.25), pytest.approx(0.25))
+
+
+def test_a_box_of_the_reader_is_judged_beside_a_map_that_is_the_same_everywhere() -> None:
+    heat = np.array([[3.0, 0.0], [0.0, 1.0]], dtype=np.float32)
+    # The photo is 200 x 100 and the model sees its middle: the box holds the view's left half.
+    found = in_box(heat, (0.0, 0.0, 0.5, 1.0), Box(50, 0, 150, 100), 200, 100)
+    assert found.hit
+    assert not found.centre_hit
+    assert found.energy == pytest.approx(0.6875, abs=0.01)  # bilinear: 0.75 before, 2 cells mix
+    assert (found.uniform_energy, found.uniform_iou) == (0.5, 0.5)
+    assert set(found.ious) == {0.15, 0.3, 0.5, 0.7}
+
+
+@pytest.mark.parametrize("region", [(0.5, 0, 0.5, 1), (-0.1, 0, 1, 1), (0, 0, float("nan"), 1)])
+def test_what_is_no_box_is_refused(region: tuple[float, float, float, float]) -> None:
+    with pytest.raises(BadOption, match="x0 < x1"):
+        in_box(corner(), region, Box(0, 0, 10, 10), 10, 10)
+
+
+def test_a_box_that_the_model_cannot_see_is_refused() -> None:
+    with pytest.raises(OptionClash, match="x from 50 to 150"):
+        in_box(corner(), (0.0, 0.0, 0.2, 1.0), Box(50, 0, 150, 100), 200, 100)
 
 
 @pytest.fixture
@@ -116,11 +146,17 @@ def test_whole_frame_boxes_are_hit_by_every_map_and_by_the_centre(
     assert mine.pointing_game == pytest.approx(1 - mine.no_evidence / 4)
     assert per_photo.pointing_game.shape == (4,)
     assert per_photo.pointing_game.mean() == pytest.approx(mine.pointing_game)
+    assert per_photo.target_probability is not None
+    assert mine.target_probability == pytest.approx(per_photo.target_probability.mean())
     # Against a baseline that is always right the difference is what is missed.
     metrics = measure_model(tiny_model, None, photos / "boxed", photos / "boxes.csv", None).metrics
     change, low, high = metrics["boxed_against_baseline"]["pointing_game"]
     assert change == pytest.approx(mine.pointing_game - 1, abs=1e-4)
     assert low <= change <= high <= 0
+    assert metrics["boxed"]["target_probability"] == pytest.approx(
+        mine.target_probability, abs=1e-4
+    )
+    assert "target_probability" not in metrics["boxed_baseline"]
 
 
 def test_a_photo_without_a_box_is_named(photos: Path, tiny_model: Model) -> None:
@@ -232,3 +268,23 @@ def test_several_sets_of_boxed_photos_stand_on_one_card(
     shown = CliRunner().invoke(app, ["models", "boxes", "--markdown"]).stdout.splitlines()
     assert [line.split(" | ")[1] for line in shown[2:]] == ["validation", "zoo"]
     assert f"{metrics['boxed']['box_iou']:.1%}" in shown[2]
+
+
+def test_the_analysis_of_a_family_stands_on_its_cards_and_is_printed(
+    photos: Path, tiny_card: Card, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["evaluate", str(tiny_card.folder), "--data", "pets", "--write"]
+    words += ["--boxed", str(photos / "boxed"), "--boxes", str(photos / "boxes.csv")]
+    words += ["--faithfulness", str(photos / "boxed"), "--photos", "2"]
+    found = CliRunner().invoke(app, words)
+    assert found.exit_code == 0, found.output
+    card = read_card(tiny_card.folder)
+    boxed, tried = card.metrics["boxed_pets"], card.metrics["faithfulness_pets"]
+    assert (boxed["photos"], tried["photos"]) == (4, 2)
+    assert boxed["box_iou_30"] >= boxed["box_iou_70"]  # every box is the whole photo
+    monkeypatch.setattr(models, "available", lambda: {card.name: card})
+    printed = CliRunner().invoke(app, ["models", "analysis", "--markdown"]).output
+    assert f"| {card.name} | pets | 4 | {boxed['target_probability']:.1%} |" in printed
+    printed = CliRunner().invoke(app, ["models", "faithfulness", "--markdown"]).output
+    assert f"| {card.name} | pets | 2 | {tried['deletion']:.3f} |" in printed
+    assert f"| {tried['road']:+.3f} |" in printed

@@ -22,6 +22,11 @@ from cbam.evaluate.card_metrics import (
     measure_held_gates,
     measure_model,
 )
+from cbam.evaluate.faithfulness_metrics import (
+    FAITHFULNESS,
+    faithfulness_against,
+    measure_faithfulness,
+)
 from cbam.evaluate.held_gates import WAYS
 from cbam.model import Model, find_card, load
 
@@ -52,9 +57,18 @@ def evaluate(
         Optional[Path],  # noqa: UP045
         typer.Option(help="photos to measure accuracy on with gates held and opened"),
     ] = None,
+    faithfulness: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="photos to try the heat maps on: deletion, insertion, average drop, increase, "
+            "ROAD, beside random orders and the centre"
+        ),
+    ] = None,
     photos: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="use so many of the --gates or --hold photos; by default all"),
+        typer.Option(
+            min=1, help="use so many of the --gates, --hold, --faithfulness photos; by default all"
+        ),
     ] = None,
     way: Annotated[
         Optional[list[str]],  # noqa: UP045
@@ -95,6 +109,8 @@ def evaluate(
     """Measure models: accuracy on --val and --boxed, and where the maps point on --boxed.
 
     --gates and --hold are for models with attention: what their gates say, and what they are for.
+    --faithfulness asks whether answers depend on what the maps show; it takes dozens of passes a
+    photo.
     --calibrate fits a temperature on --val, and --others a threshold that tells photos of other
     things from those in --val; both are judged on photos that they were not fitted on.
     Models that know the same classes are also compared photo by photo. Photos that cannot be read
@@ -108,8 +124,10 @@ def evaluate(
         raise OptionClash("--output is for detectors: classifiers have no curves to write.")
     if val is None and (calibrate or others):
         raise OptionClash("--calibrate and --others need --val: photos of the models' own classes.")
-    if val is None and boxed is None and gates is None and hold is None:
-        raise OptionClash("Nothing to measure on. Name photos: --val, --boxed, --gates or --hold.")
+    if all(each is None for each in (val, boxed, gates, hold, faithfulness)):
+        raise OptionClash(
+            "Nothing to measure on. Name photos: --val, --boxed, --gates, --hold or --faithfulness."
+        )
     if boxed is not None and boxes is None and boxed.suffix != ".parquet":
         raise OptionClash("--boxed needs --boxes: the CSV file with the object boxes.")
     if boxes is not None and boxed is None and gates is None:
@@ -120,7 +138,7 @@ def evaluate(
         raise OptionClash("--runs compares on the photos of --val: name them.")
     if write and size_px:
         raise OptionClash("--write is for the cards' own image size: leave --size-px out.")
-    for path in (val, boxed, boxes, gates, hold, runs, others):
+    for path in (val, boxed, boxes, gates, hold, faithfulness, runs, others):
         if path is not None and not path.exists():
             raise MissingFile(f"There is no file or folder '{path}'.")
     cards = [find_card(name) for name in names]
@@ -129,22 +147,30 @@ def evaluate(
             check_folder(card.folder)
     unread: dict[Unread, None] = {}  # once each, in their order
     rows: dict[tuple[str, str], dict[str, str]] = {}
-    done: dict[str, tuple[Model, Measured]] = {}
+    done: dict[str, tuple[Model, Measured, Measured]] = {}  # and its faithfulness
     for card in cards:
         model = load(card.folder)
         if size_px:
             resized = replace(model.card.preprocess, size_px=size_px)
             model = Model(replace(model.card, preprocess=resized), model.network)
         measured = measure_model(model, val, boxed, boxes, runs, others, calibrate)
-        peers = {
-            other.card.attention: found
-            for other, found in done.values()
-            if other.card.labels == model.card.labels
+        left_out = list(measured.unread)
+        tried = Measured()
+        if faithfulness is not None:
+            started = time.perf_counter()
+            tried = measure_faithfulness(model, faithfulness, photos, left_out)
+            count = tried.metrics[FAITHFULNESS]["photos"]
+            rate = count / (time.perf_counter() - started)
+            note(f"{model.name}: its maps on {count} photos, {rate:.2g} photos/s")
+        peers = [each for each in done.values() if each[0].card.labels == model.card.labels]
+        metrics = {
+            **measured.metrics,
+            **against(measured, {peer.card.attention: found for peer, found, _ in peers}),
+            **tried.metrics,
+            **faithfulness_against(tried, {peer.card.attention: other for peer, _, other in peers}),
         }
-        metrics = {**measured.metrics, **against(measured, peers)}
         if data:
             metrics = {f"{measure}_{data}": values for measure, values in metrics.items()}
-        left_out = list(measured.unread)
         means: dict[str, Tensor] = {}
         started = time.perf_counter()
         if gates is not None:
@@ -157,7 +183,7 @@ def evaluate(
             rate = asked / (time.perf_counter() - started)
             note(f"{model.name}: its gates on {asked} photos, {rate:.1f} photos/s")
         unread |= dict.fromkeys(left_out)
-        done[model.name] = model, measured
+        done[model.name] = model, measured, tried
         for data_set, values in metrics.items():
             for measure, value in values.items():
                 if measure not in ("command", "what"):

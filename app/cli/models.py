@@ -13,6 +13,7 @@ from cbam.cards.detector import DetectorCard
 from cbam.cards.families import available, by_family, detectors
 from cbam.detector import load
 from cbam.errors import UnknownName, look_up
+from cbam.evaluate.faithfulness_metrics import FAITHFULNESS
 from cbam.evaluate.held_gates import SINGLE_WAYS
 from cbam.model import find_card
 
@@ -136,6 +137,71 @@ def _differences(cards: Sequence[DetectorCard]) -> Table:
 
 
 DETECTOR_TABLES = {"all": _detectors, "classes": _found_classes, "differences": _differences}
+# Measure of `evaluate --boxed` -> its heading.
+ANALYSIS = {
+    "target_probability": "P(class)",
+    "pointing_game": "pointing game",
+    "energy_in_box": "energy in box",
+    "box_iou": "IoU above 15 %",
+    "box_iou_30": "30 %",
+    "box_iou_50": "50 %",
+    "box_iou_70": "70 %",
+}
+
+
+@models_app.command("analysis")
+def list_analysis(
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="as docs/models.md shows it")
+    ] = False,
+) -> None:
+    """Grad-CAM against boxes, and how much each member of a family differs from the plain one."""
+    rows: list[list[str]] = []
+    for card in available().values():
+        for key, values in card.metrics.items():
+            if not key.startswith(BOXED) or "target_probability" not in values:
+                continue
+            data = key.removeprefix(BOXED).strip("_")
+            plain = card.metrics.get(_named("against_none", data), {})
+            cells = [
+                f"{values[name]:.1%}" + (f": {_change(plain[name])}" if name in plain else "")
+                for name in ANALYSIS
+            ]
+            rows.append([card.name, data or "validation", f"{values['photos']:,}", *cells])
+    _print(["model", "data", "photos", *ANALYSIS.values()], rows, markdown)
+
+
+@models_app.command("faithfulness")
+def list_faithfulness(
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="as docs/models.md shows it")
+    ] = False,
+) -> None:
+    """Whether answers depend on what the maps show, beside random orders and the centre."""
+    rows: list[list[str]] = []
+    for card in available().values():
+        for key, values in card.metrics.items():
+            if not key.startswith(FAITHFULNESS) or "steps" not in values:
+                continue  # of another measure, or a comparison
+            data = key.removeprefix(FAITHFULNESS).strip("_")
+            cells = [card.name, data or "validation", f"{values['photos']:,}"]
+            for way in ("deletion", "insertion"):
+                cells.append(f"{values[way]:.3f}")
+                for other in ("random", "centre"):
+                    against = card.metrics[_named(f"{FAITHFULNESS}_against_{other}", data)]
+                    cells.append(_change(against[way]))
+            cells += [f"{values[name]:.1%}" for name in ("average_drop", "increase")]
+            rows.append([*cells, f"{values['road']:+.3f}"])
+    titles = ["model", "data", "photos"]
+    for way in ("deletion", "insertion"):
+        titles += [way, "against random", "against the centre"]
+    _print([*titles, "average drop", "increase", "ROAD"], rows, markdown)
+
+
+def _named(measure: str, data: str) -> str:
+    """How a measure on photos of this name is called on a card."""
+    return f"{measure}_{data}" if data else measure
+
 
 # What was done to the gates -> its heading.
 HELD = {"mean": "at their mean", "number": "at one number", "open": "open"}

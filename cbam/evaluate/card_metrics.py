@@ -148,7 +148,7 @@ def measure_gates(
     photos = evenly(labelled_photos(model.card.class_folders, source, boxes), count)
     found = gate_values(model, photos, [] if unread is None else unread)
     about = {"photos": len(found.photos), "command": COMMAND + " --gates"}
-    return {GATE_VALUES: {**about, **_rounded(found.metrics())}}, found.means
+    return {GATE_VALUES: {**about, **rounded(found.metrics())}}, found.means
 
 
 def measure_held_gates(
@@ -181,7 +181,7 @@ def measure_held_gates(
     return {
         name: {
             "photos": len(answers.targets),
-            **_rounded(answers.metrics()),
+            **rounded(answers.metrics()),
             "command": COMMAND + " --hold",
         }
         for name, answers in measured.items()
@@ -219,7 +219,7 @@ def _measure_val(
     measured: Measured, scores: Tensor, exact: Sequence[Tensor], targets: Tensor
 ) -> None:
     """Fills in `measured` from logits (photos, classes); `exact` are the float32 weights'."""
-    values = _rounded(asdict(accuracy(scores, targets)))
+    values = rounded(asdict(accuracy(scores, targets)))
     measured.metrics["val"] = {**values, "command": COMMAND + " --val"}
     measured.per_photo["top1"] = (scores.argmax(1) == targets).float().numpy()
     if exact:
@@ -227,14 +227,14 @@ def _measure_val(
 
 
 def _fit_temperature(measured: Measured, scores: Tensor, targets: Tensor) -> None:
-    values = _rounded(asdict(calibrate(scores, targets)))
+    values = rounded(asdict(calibrate(scores, targets)))
     what = f"expected calibration error, {BINS} bins; after: with the other half's temperature"
     measured.metrics["calibration"] = {**values, "what": what, "command": COMMAND + " --calibrate"}
     measured.fitted["temperature"] = values["temperature"]
 
 
 def _fit_threshold(measured: Measured, scores: Tensor, strange: Tensor) -> None:
-    values = _rounded(asdict(tell_strangers(scores, strange)))
+    values = rounded(asdict(tell_strangers(scores, strange)))
     what = "flagged: largest logit below known_from; own photos by the other half's threshold"
     measured.metrics["none_of_these"] = {**values, "what": what, "command": COMMAND + " --others"}
     # A warning that other things get hardly more often than the model's own says nothing.
@@ -249,17 +249,22 @@ def _measure_boxed(measured: Measured, scores: Tensor, targets: Tensor, tally: T
     measured.metrics["boxed"] = {
         "top1": round(right.top1, 4),
         "top5": round(right.top5, 4),
-        **_rounded(asdict(mine)),
+        **rounded(asdict(mine)),
         "command": command,
     }
-    values = {**_rounded(asdict(base)), "what": BASELINE, "command": command}
+    values = {**rounded(_there(asdict(base))), "what": BASELINE, "command": command}
     measured.metrics["boxed_baseline"] = values
     measured.metrics["boxed_against_baseline"] = {
-        **differences(vars(per_photo), vars(tally.blind)),
+        **differences(vars(per_photo), _there(vars(tally.blind))),
         "what": DIFFERENCE,
         "command": command,
     }
     measured.per_photo.update(vars(per_photo))
+
+
+def _there(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that were measured."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _float32_network(model: Model, runs: Path) -> nn.Module:
@@ -279,17 +284,17 @@ def _agreement(scores: Tensor, exact: Tensor, targets: Tensor) -> dict[str, Any]
         "float32_top1": accuracy(exact, targets).top1,
         "largest_logit_difference": float((exact - scores).abs().max()),
     }
-    return {**_rounded(values), "command": COMMAND + " --val --runs"}
+    return {**rounded(values), "command": COMMAND + " --val --runs"}
 
 
-def _rounded(values: dict[str, Any]) -> dict[str, Any]:
+def rounded(values: dict[str, Any]) -> dict[str, Any]:
     """Four digits: more would be noise."""
 
     def short(value: Any) -> Any:
         if isinstance(value, list):
             return [short(each) for each in value]
         if isinstance(value, dict):
-            return _rounded(value)
+            return rounded(value)
         return round(value, 4) if isinstance(value, float) else value
 
     return {key: short(value) for key, value in values.items()}
