@@ -18,6 +18,7 @@ from app.inference.engine import Engine
 from app.oip.routes import oip
 from app.routes.answers import detector_info
 from app.routes.api import api, lists
+from app.routes.faithfulness import faithfulness
 from app.routes.inside import inside
 from app.routes.ops import ops
 from app.routes.pages import gallery, pages, read_paper
@@ -87,6 +88,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(lists)
     app.include_router(api, dependencies=app.state.access.dependencies)
     app.include_router(inside, dependencies=app.state.access.dependencies)
+    for questions in (api, faithfulness):
+        app.include_router(questions, dependencies=app.state.access.dependencies)
     app.include_router(oip)
     app.include_router(ops)
     app.mount("/static", StaticFiles(directory=app.state.static), "static")

@@ -64,6 +64,9 @@ class Settings(BaseSettings):
     queue_length: int = Field(32, gt=0)  # most requests that wait for the models; more get a 503
     retry_after_s: int = Field(1, gt=0)  # seconds to wait that a 503 names in Retry-After
     inference_timeout_s: float = Field(30, gt=0)  # longest time from queue to answer; then a 504
+    # longest time for a long question, such as /faithfulness, whose slices let others go between
+    long_timeout_s: float = Field(120, gt=0)
+    long_at_once: int = Field(2, gt=0)  # most long questions under way; more get a 503
     backend: str = "auto"  # what runs the networks: a name in BACKENDS, or auto for the fastest
     batch: int = Field(8, gt=0)  # most requests that share one pass; more than 8 hardly helps a CPU
     batch_wait_ms: float = Field(0, ge=0, le=1000)  # time to wait for a fuller batch; 5 helps a GPU

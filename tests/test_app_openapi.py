@@ -13,6 +13,7 @@ from app.routes.forms import (
     CompareFields,
     DetectFields,
     ExplainFields,
+    FaithfulnessFields,
     FeaturesFields,
     Fields,
     HeatmapFields,
@@ -32,6 +33,7 @@ POST: dict[str, type[Fields]] = {
     "attention": AttentionFields,
     "intervene": InterveneFields,
     "features": FeaturesFields,
+    "faithfulness": FaithfulnessFields,
 }
 ROUTES = {**POST, "detect": DetectFields}  # /detect needs detectors: test_app_detect.py asks it
 PROBLEMS = ("400", "401", "408", "413", "415", "422", "429", "501", "503", "504")
@@ -150,6 +152,7 @@ def test_what_there_is_looks_as_described(
 
 
 @pytest.mark.parametrize("route", ["predict", "explain", "attention", "features"])
+@pytest.mark.parametrize("route", ["predict", "explain", "attention", "faithfulness"])
 def test_json_answers_look_as_described(
     client: TestClient, document: dict[str, Any], jpeg: bytes, route: str
 ) -> None:

@@ -4,9 +4,9 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -27,6 +27,9 @@ from cbam.cards.detector import DetectorCard
 from cbam.cards.families import available, by_family, detectors
 from cbam.detector import Detector, open_detector
 from cbam.errors import BadCard, CBAMLensError, NotAvailable, TooSlow, UnknownName
+from cbam.errors import BadCard, NotAvailable, TooSlow, UnknownName
+from cbam.evaluate.examine import Exam, Examined, check_exam, examine_all
+from cbam.evaluate.slices import Done, Work, next_slice
 from cbam.explain.detection import Detected, DetectOptions
 from cbam.explain.explainer import answer, answer_many, merged
 from cbam.explain.explanation import Explanation
@@ -50,6 +53,7 @@ class Search:
 
 
 Asked = tuple[Question | Search | FeatureQuestion, Image.Image]
+Asked = tuple[Question | Search | Work[Any], Image.Image]  # of Work, one slice is asked
 Further = Callable[[Sequence[Explanation]], Question]
 # From the answers to the question before: what shares a run, and what is asked.
 _Ask = Callable[[Sequence[Any]], tuple[Hashable, Question | Search | FeatureQuestion]]
@@ -81,6 +85,11 @@ class Inside:
     found: list[Features]
     waits: dict[str, float]
     sha256: str
+class Examination:
+    """The answer to a question, and what came out when its maps were tried, model by model."""
+
+    answer: Answer
+    examined: list[Examined]
 
 
 @dataclass(frozen=True)
@@ -129,6 +138,7 @@ class Engine:
         self.problem = ""  # why it will never be ready
         self._loaded = False
         self._held_pixels = 0
+        self._long = 0  # long questions under way
         self._model_thread = ThreadPoolExecutor(1, "model")
         self._picture_threads = ThreadPoolExecutor(settings.decode_threads, "pictures")
         self._backend_thread = ThreadPoolExecutor(1, "faster")
@@ -153,6 +163,11 @@ class Engine:
             "cbam_lens_models_loaded",
             "Number of models that are loaded and ready.",
             lambda: len(self.models),
+        )
+        self.metrics.watch(
+            "cbam_lens_long_questions",
+            "Number of long questions under way, whose slices run between other questions.",
+            lambda: self._long,
         )
 
     @property
@@ -315,22 +330,58 @@ class Engine:
         self, data: bytes, asks: Sequence[_Ask], alive: Alive, trace: Trace
     ) -> list[tuple[list[Any], dict[str, float], str]]:
         """For each question the models' answers, the milliseconds before them, the file's sha256.
+    async def examine(
+        self,
+        data: bytes,
+        models: Sequence[Model],
+        question: Question,
+        exam: Exam,
+        alive: Alive,
+        trace: Trace | None = None,
+    ) -> Examination:
+        """Explain a photo, and try the maps: in slices, between which other questions are answered.
 
-        The photo is decoded once. Without models a question has no answers.
+        Only so many of these run at once, and each has a deadline. Raises as `explain` does,
+        OptionClash, BadOption.
         """
-        found: list[tuple[list[Any], dict[str, float], str]] = []
+        check_exam(exam, question.method_name)
+        if exam.long and self._long >= self.settings.long_at_once:
+            raise self._busy("long", "Other long questions are being answered.")
+        trace = trace or Trace()
+        limit_s, started = self.settings.long_timeout_s, time.perf_counter()
+        asked = replace(question, time_limit_s=self.settings.inference_timeout_s)
+        self._long += exam.long
+        try:
+            async with self._opened(data, trace) as photo:
+                explanations, queue_s = await self.queue.ask(_Key.of(asked), (asked, photo), alive)
+                waits = {"decode": trace.stages["decode"] * 1000, "queue": queue_s * 1000}
+                found = Answer(explanations, waits, trace.sha256)
+                work = examine_all(models, explanations, exam)
+                begun, waited_s, state = time.perf_counter(), 0.0, None
+                while not isinstance(state, Done):
+                    if self.draining:
+                        raise self._busy("draining", "The service is being stopped.")
+                    if time.perf_counter() - started > limit_s:
+                        raise TooSlow(
+                            f"The trials did not end within {limit_s:g} s. Ask fewer models, fewer "
+                            "steps or orders, or leave the randomisation out."
+                        )
+                    state, slice_s = await self.queue.ask(object(), (work, photo), alive)
+                    waited_s += slice_s
+        finally:
+            self._long -= exam.long
+        trace.stages["trial"] = max(0.0, time.perf_counter() - begun - waited_s)
+        self._timed(trace, explanations, queue_s + waited_s)
+        return Examination(found, state.result)
+
+    @asynccontextmanager
+    async def _opened(self, data: bytes, trace: Trace) -> AsyncGenerator[Image.Image, None]:
+        """A photo, decoded in a place of the queue. Raises BadImage, Busy, TooSlow."""
         try:
             async with self.queue.place():
                 photo = await self.in_picture_thread(self._decode, data, trace)
             with self._holding(photo):
-                for ask in asks:
-                    key, asked = ask(found[-1][0] if found else ())
-                    nobody = isinstance(asked, Question) and not asked.models
-                    answers, queue_s = (
-                        ([], 0.0) if nobody else await self.queue.ask(key, (asked, photo), alive)
-                    )
-                    waits = {"decode": trace.stages["decode"] * 1000, "queue": queue_s * 1000}
-                    found.append((answers, waits, trace.sha256))
+                yield photo
         except Full:
             raise self._busy("queue_full", "Too many requests wait for the models.") from None
         except Dropped:
@@ -340,12 +391,34 @@ class Engine:
                 f"No answer within {self.settings.inference_timeout_s:g} s. Try again, or ask "
                 "fewer models or a cheaper method."
             ) from None
-        trace.stages["queue"] = sum(waits["queue"] for _, waits, _ in found) / 1000
+
+    async def _ask(
+        self, data: bytes, asks: Sequence[_Ask], alive: Alive, trace: Trace
+    ) -> list[tuple[list[Any], dict[str, float], str]]:
+        """For each question the models' answers, the milliseconds before them, the file's sha256.
+
+        The photo is decoded once. Without models a question has no answers.
+        """
+        found: list[tuple[list[Any], dict[str, float], str]] = []
+        async with self._opened(data, trace) as photo:
+            for ask in asks:
+                key, asked = ask(found[-1][0] if found else ())
+                nobody = isinstance(asked, Question) and not asked.models
+                answers, queue_s = (
+                    ([], 0.0) if nobody else await self.queue.ask(key, (asked, photo), alive)
+                )
+                waits = {"decode": trace.stages["decode"] * 1000, "queue": queue_s * 1000}
+                found.append((answers, waits, trace.sha256))
         every = [each for answers, _, _ in found for each in answers]
+        self._timed(trace, every, sum(waits["queue"] for _, waits, _ in found) / 1000)
+        return found
+
+    def _timed(self, trace: Trace, every: Sequence[Explanation | Detected], queue_s: float) -> None:
+        """Note in the trace where the time of these answers went, and that they are there."""
+        trace.stages["queue"] = queue_s
         for part in ("trunk", "head"):
             trace.stages[part] = sum(each.timing_ms[part] for each in every) / 1000
         trace.answered = time.perf_counter()
-        return found
 
     @contextmanager
     def _holding(self, photo: Image.Image) -> Iterator[None]:
@@ -455,6 +528,11 @@ class Engine:
         looks = [(each, photo) for each, photo in asked if isinstance(each, FeatureQuestion)]
         if looks:
             return look_many(looks)
+        if questions:  # a key is that of questions, of searches or of one slice
+            return answer_many(questions)
+        slices = [each for each, _ in asked if isinstance(each, Generator)]
+        if slices:
+            return [_next_of(each) for each in slices]
         return [self._found(each, photo) for each, photo in asked if isinstance(each, Search)]
 
     def _found(self, search: Search, photo: Image.Image) -> list[Detected] | Exception:
@@ -476,6 +554,14 @@ class Engine:
         self._loaded = True
         self._tasks.append(asyncio.create_task(self._quicken()))
         await self.queue.serve()
+
+
+def _next_of(work: Work[Any]) -> Any:
+    """The next slice of long work, or why there is none."""
+    try:
+        return next_slice(work)
+    except Exception as error:
+        return error
 
 
 def _blank() -> Image.Image:

@@ -5,9 +5,9 @@ from typing import Generic, TypeVar
 
 from fastapi import HTTPException, Request
 
-from app.inference.engine import Answer, Engine, Findings, Inside, Search
+from app.inference.engine import Answer, Engine, Examination, Findings, Inside, Search
 from app.inference.queue import Alive
-from app.routes.forms import DetectFields, FeaturesFields, Fields
+from app.routes.forms import DetectFields, FaithfulnessFields, FeaturesFields, Fields
 from app.routes.uploads import FIELD_NAME, Upload, read_upload
 from app.settings import Settings
 from app.telemetry.observe import Trace
@@ -120,6 +120,16 @@ def _alive(request: Request) -> Alive:
         return not await request.is_disconnected()
 
     return alive
+
+
+async def ask_exam(request: Request) -> Examination:
+    """Read a form with a photo and try the maps of the models that it names."""
+    image, fields = await read(request, FaithfulnessFields)
+    exam = fields.exam(settings_of(request).inference_timeout_s)
+    models, question = _resolved(request, fields)
+    return await engine_of(request).examine(
+        image, models, question, exam, _alive(request), Trace.of(request.scope)
+    )
 
 
 async def ask_detectors(request: Request) -> Findings:

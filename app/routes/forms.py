@@ -7,6 +7,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from app.routes.uploads import FIELD_NAME, Upload
 from cbam.errors import OptionClash
+from cbam.evaluate.examine import Exam
+from cbam.evaluate.faithfulness import FILLS, Trial
 from cbam.explain.detection import BOX_METHODS, OF, DetectOptions, read_box
 from cbam.explain.features import MOST, PICKS, FeatureOptions, Pick
 from cbam.explain.formulas import FUSIONS
@@ -188,6 +190,43 @@ class InterveneFields(ExplainFields):
     """/intervene"""
 
     gates: GatesText = "open"
+
+
+class FaithfulnessFields(CompareFields):
+    """/faithfulness"""
+
+    models: list[str] = Field(
+        [],
+        max_length=4,  # with the other fields no more than a form may have
+        description="names of models, repeated or with commas between; default: the default family",
+    )
+    curves: bool = Field(True, description="false leaves out the curves, which take most passes")
+    steps: int = Field(
+        Trial.steps, ge=2, le=20, description="the photo is taken away in so many equal parts"
+    )
+    fill: str = Field(
+        Trial.fill, description=f"what stands where pixels are taken away: {', '.join(FILLS)}"
+    )
+    orders: int = Field(
+        Trial.orders, ge=0, le=10, description="random orders to hold beside the map's"
+    )
+    randomisation: bool = Field(
+        False,
+        description="also make the maps of networks whose weights are random from the head down",
+    )
+    box: Text = Field(
+        "",
+        description="x0,y0,x1,y1 in pixels of the upright photo: how much of each map lies inside",
+    )
+
+    def exam(self, time_limit_s: float) -> Exam:
+        """What to try. Raises UnknownName, OptionClash for a box that is none."""
+        return Exam(
+            Trial(self.steps, self.fill, self.orders) if self.curves else None,
+            self.randomisation,
+            read_box(self.box) if self.box else None,
+            time_limit_s,
+        )
 
 
 class HeatmapFields(TargetFields):

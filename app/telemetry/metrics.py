@@ -34,7 +34,8 @@ class Metrics:
         )
         self.stage_seconds = self._seconds(
             "cbam_lens_stage_seconds",
-            "Seconds that a request spent in each stage: decode, queue, trunk, head, encode.",
+            "Seconds that a request spent in each stage: decode, queue, trunk, head, trial (of "
+            "heat maps), encode.",
             "stage",
         )
         self.batch_size = Histogram(
@@ -44,7 +45,9 @@ class Metrics:
             registry=self.registry,
         )
         self.jobs = Counter(
-            "cbam_lens_jobs", "Number of questions that reached the models.", registry=self.registry
+            "cbam_lens_jobs",
+            "Number of questions that reached the models; of a long one, each slice.",
+            registry=self.registry,
         )
         self.dropped = Counter(
             "cbam_lens_jobs_dropped",

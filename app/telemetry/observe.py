@@ -15,7 +15,7 @@ log = logging.getLogger(LOGGER)
 
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 MOUNTS = ("/static", "/swagger")
-STAGES = ("decode", "queue", "trunk", "head", "encode")
+STAGES = ("decode", "queue", "trunk", "head", "trial", "encode")
 
 
 @dataclass
