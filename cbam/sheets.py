@@ -64,6 +64,49 @@ def compare_sheet(explanations: Sequence[Explanation], tile_px: int = 300) -> Im
     return sheet
 
 
+def figure_sheet(rows: Sequence[Sequence[Explanation]], tile_px: int = 200) -> Image.Image:
+    """The paper's Figure 4: a row for each photo, with what each model saw and P of one class.
+
+    A row holds the answers of the same models about one photo and one class. Pictures show what the
+    models saw, the longest side `tile_px` long; names are whole, as on `compare_sheet`.
+    """
+    wide, pad = max(tile_px, NARROWEST), 12
+    titles = [wrapped(name, TITLE, wide) for name in ("Photo", *(each.model for each in rows[0]))]
+    head = 10 + height(max(map(len, titles)), TITLE)
+    lines = [[_figure_column(row[0].photo, row[0], [row[0].target.label])] for row in rows]
+    for row, columns in zip(rows, lines, strict=True):
+        for each in row:
+            evidence = [NO_EVIDENCE] if each.heatmap.max() <= 0 else []
+            said = [f"P{KEPT}={KEPT}{each.target.probability:.3f}", *evidence]
+            columns.append(_figure_column(each.overlay(), each, said))
+    tiles = [[_tile(each.picture, tile_px) for each in columns] for columns in lines]
+    texts = [
+        [[part for line in each.lines for part in wrapped(line, TEXT, wide)] for each in columns]
+        for columns in lines
+    ]
+    highs = [
+        max(tile.height for tile in row) + 14 + height(max(map(len, text)), TEXT)
+        for row, text in zip(tiles, texts, strict=True)
+    ]
+    sheet = Image.new("RGB", (len(titles) * (wide + pad) + pad, head + sum(highs) + pad), "white")
+    draw = ImageDraw.Draw(sheet)
+    for column, title in enumerate(titles):
+        x, y = pad + column * (wide + pad), head
+        write(draw, (x, 8), title, TITLE, BLACK)
+        for pictures, text, high in zip(tiles, texts, highs, strict=True):
+            sheet.paste(pictures[column], (x, y))
+            below = y + max(tile.height for tile in pictures) + 6
+            write(draw, (x, below), text[column], TEXT, GREY)
+            y += high
+    return sheet
+
+
+def _figure_column(picture: Image.Image, explanation: Explanation, lines: Sequence[str]) -> _Column:
+    """A picture of the whole photo, cut to what the model saw."""
+    view = explanation.view
+    return _Column("", picture.crop((view.x0, view.y0, view.x1, view.y1)), lines)
+
+
 def detect_sheet(found: Sequence[Detected], tile_px: int = 300) -> Image.Image:
     """A column for each detector: its boxes, and below them its first heat map.
 

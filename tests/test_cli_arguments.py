@@ -17,6 +17,7 @@ from PIL import Image
 
 import app.cli.evaluate
 import app.cli.explain
+import app.cli.figure
 from app.cli import main as cli
 from app.edge.server import bind, url
 from app.settings import PREFIX, Settings, read_settings
@@ -55,7 +56,7 @@ def nothing_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*_: Any) -> None:
         raise AssertionError("a model was loaded before the arguments were checked")
 
-    for module in (app.cli.explain, app.cli.evaluate):
+    for module in (app.cli.explain, app.cli.figure, app.cli.evaluate):
         monkeypatch.setattr(module, "load", load)
 
 

@@ -10,6 +10,7 @@ from app.cli.ablate import ablate
 from app.cli.detect import detect_command
 from app.cli.evaluate import evaluate
 from app.cli.explain import explain_command
+from app.cli.figure import figure
 from app.cli.models import models_app
 from app.cli.paper import paper
 from app.cli.serve import serve
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.command()(serve)
 app.command("explain")(explain_command)
+app.command()(figure)
 app.command("detect")(detect_command)
 app.add_typer(models_app, name="models")
 app.command()(train)
