@@ -21,6 +21,7 @@ VIEWS: dict[str, View] = {
     "find": View("Find", scripts=True),
     "how": View("How it works", scripts=True),
     "paper": View("The paper"),
+    "trust": View("Trust", scripts=True),
 }
 
 
