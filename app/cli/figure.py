@@ -34,7 +34,7 @@ def figure(
 ) -> None:
     """Photos and models in one picture, the class's probability below each, as in the paper."""
     check_picture(output)
-    targets: list[str | None] = [*(target or [None])]
+    targets: list[str | None] = [*target] if target else [None]
     if len(targets) == 1:
         targets *= len(photos)
     if len(targets) != len(photos):
