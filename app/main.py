@@ -86,9 +86,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     app.include_router(pages)
     app.include_router(lists)
-    app.include_router(api, dependencies=app.state.access.dependencies)
-    app.include_router(inside, dependencies=app.state.access.dependencies)
-    for questions in (api, faithfulness):
+    for questions in (api, inside, faithfulness):
         app.include_router(questions, dependencies=app.state.access.dependencies)
     app.include_router(oip)
     app.include_router(ops)

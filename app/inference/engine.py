@@ -27,7 +27,6 @@ from cbam.cards.detector import DetectorCard
 from cbam.cards.families import available, by_family, detectors
 from cbam.detector import Detector, open_detector
 from cbam.errors import BadCard, CBAMLensError, NotAvailable, TooSlow, UnknownName
-from cbam.errors import BadCard, NotAvailable, TooSlow, UnknownName
 from cbam.evaluate.examine import Exam, Examined, check_exam, examine_all
 from cbam.evaluate.slices import Done, Work, next_slice
 from cbam.explain.detection import Detected, DetectOptions
@@ -52,8 +51,7 @@ class Search:
     options: DetectOptions
 
 
-Asked = tuple[Question | Search | FeatureQuestion, Image.Image]
-Asked = tuple[Question | Search | Work[Any], Image.Image]  # of Work, one slice is asked
+Asked = tuple[Question | Search | FeatureQuestion | Work[Any], Image.Image]  # of Work, one slice
 Further = Callable[[Sequence[Explanation]], Question]
 # From the answers to the question before: what shares a run, and what is asked.
 _Ask = Callable[[Sequence[Any]], tuple[Hashable, Question | Search | FeatureQuestion]]
@@ -85,6 +83,8 @@ class Inside:
     found: list[Features]
     waits: dict[str, float]
     sha256: str
+
+
 class Examination:
     """The answer to a question, and what came out when its maps were tried, model by model."""
 
@@ -326,10 +326,6 @@ class Engine:
         (found,) = await self._ask(data, [lambda _: (key, question)], alive, trace or Trace())
         return Inside(*found)
 
-    async def _ask(
-        self, data: bytes, asks: Sequence[_Ask], alive: Alive, trace: Trace
-    ) -> list[tuple[list[Any], dict[str, float], str]]:
-        """For each question the models' answers, the milliseconds before them, the file's sha256.
     async def examine(
         self,
         data: bytes,
@@ -413,7 +409,9 @@ class Engine:
         self._timed(trace, every, sum(waits["queue"] for _, waits, _ in found) / 1000)
         return found
 
-    def _timed(self, trace: Trace, every: Sequence[Explanation | Detected], queue_s: float) -> None:
+    def _timed(
+        self, trace: Trace, every: Sequence[Explanation | Detected | Features], queue_s: float
+    ) -> None:
         """Note in the trace where the time of these answers went, and that they are there."""
         trace.stages["queue"] = queue_s
         for part in ("trunk", "head"):
@@ -523,13 +521,11 @@ class Engine:
     ) -> Sequence[list[Any] | Exception]:
         """Answer questions that share a key. Runs in the model thread."""
         questions = [(each, photo) for each, photo in asked if isinstance(each, Question)]
-        if questions:  # questions of one key are all of one kind
+        if questions:  # what shares a key is all of one kind
             return answer_many(questions)
         looks = [(each, photo) for each, photo in asked if isinstance(each, FeatureQuestion)]
         if looks:
             return look_many(looks)
-        if questions:  # a key is that of questions, of searches or of one slice
-            return answer_many(questions)
         slices = [each for each, _ in asked if isinstance(each, Generator)]
         if slices:
             return [_next_of(each) for each in slices]

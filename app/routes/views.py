@@ -17,11 +17,11 @@ VIEWS: dict[str, View] = {
     "compare": View("Compare"),
     "inside": View("Inside"),
     "what-if": View("What if"),
+    "trust": View("Trust", scripts=True),
     "methods": View("Methods", scripts=True),
     "find": View("Find", scripts=True),
     "how": View("How it works", scripts=True),
     "paper": View("The paper"),
-    "trust": View("Trust", scripts=True),
 }
 
 
