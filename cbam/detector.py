@@ -1,17 +1,18 @@
-"""A detector: a trained head on a classifier's trained network, ready to find and to explain."""
+"""A detector: a trained network, ready to find and to explain."""
 
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
+from torch import nn
 
 from cbam.backends.choose import EAGER, accelerate
 from cbam.cards.detector import DetectorCard, is_detector, load_detector, read_detector_card
 from cbam.cards.families import models_folder
-from cbam.detectors import BODY, FCOS
+from cbam.detectors import DetectorNetwork, block_name
 from cbam.explain.detection import Detected, DetectOptions, find
 from cbam.images.photo import Photo, open_photo
 from cbam.model import Model
@@ -26,20 +27,21 @@ DEFAULT = DetectOptions()
 class Detector:
     """A detector with its card. Safe to share between threads: finding changes nothing on it.
 
-    `layers` are the blocks behind which its boxes can be explained: up to the last one of the last
-    stage but one, since the head looks at that stage, too.
+    `layers` are the blocks behind which its boxes can be explained: those around whose output no
+    path leads to the head.
     """
 
-    def __init__(self, card: DetectorCard, network: FCOS) -> None:
+    def __init__(self, card: DetectorCard, network: nn.Module) -> None:
         self.card = card
         network.eval().requires_grad_(False)
         self.network = network.to(memory_format=torch.channels_last)
-        self.layers = [name.removeprefix(BODY) for name in network.cuttable]
+        self._paths = {block_name(path): path for path in self.asked.cuttable}
+        self.layers = [*self._paths]
         self.parameters = sum(parameter.numel() for parameter in network.parameters())
         self._folded: Folded = {}
-        self._cuts: dict[str, Cut] = {}
+        self._cuts: dict[tuple[str, ...], Cut] = {}
         self._lock = threading.Lock()
-        self.cut(self.default_layer)
+        self.cut((self.default_layer,))
         share_weights(self._folded)
 
     @property
@@ -48,18 +50,24 @@ class Detector:
         return self.card.name
 
     @property
+    def asked(self) -> DetectorNetwork:
+        """The network, as what finds and explains with it knows it."""
+        return cast(DetectorNetwork, self.network)
+
+    @property
     def default_layer(self) -> str:
         """The block that is explained by default: the last of those that can be."""
         return self.layers[-1]
 
     @undisturbed
-    def cut(self, layer: str) -> Cut:
-        """The network cut behind a block of `layers`; made once and kept."""
+    def cut(self, layers: tuple[str, ...]) -> Cut:
+        """The network cut behind some blocks of `layers`; made once and kept."""
         with self._lock:
-            if layer not in self._cuts:
-                cut = cut_at(self.network, BODY + layer)
-                self._cuts[layer], _ = accelerate(cut, EAGER, self.card.frame.size_px, self._folded)
-            return self._cuts[layer]
+            if layers not in self._cuts:
+                cut = cut_at(self.network, [self._paths[layer] for layer in layers])
+                side_px = self.card.frame.size_px
+                self._cuts[layers], _ = accelerate(cut, EAGER, side_px, self._folded)
+            return self._cuts[layers]
 
     def detect(
         self,
@@ -77,7 +85,8 @@ class Detector:
         `score`: least score of a box. `maps`: how many boxes, the surest ones, get a heat map; or
         `box`, in pixels of the upright photo: the one, of the class `label` if it is given, that
         overlaps most with it. `of` is what a map explains: "score", or how far the "left", "top",
-        "right" or "bottom" side is away. `method` is a name in BOX_METHODS, `layer` a block.
+        "right" or "bottom" side is away. `method` is a name in BOX_METHODS, `layer` a block, or
+        several, "layer2.1,layer3.1", whose maps become one.
         Raises BadImage, UnknownName, OptionClash.
         """
         options = DetectOptions(

@@ -26,7 +26,8 @@ from app.routes.api import api, lists
 from app.settings import Settings
 from cbam import METHODS
 from cbam.cards.families import available
-from cbam.explain.detection import BOX_METHODS, OF
+from cbam.detectors import OF
+from cbam.explain.detection import BOX_METHODS
 from cbam.images.formats import EITHER, FORMATS
 
 pytest_plugins = ["app_fixtures"]

@@ -19,18 +19,17 @@ from cbam.backbones import build
 from cbam.cards.detector import is_detector, read_detector_card, write_detector_card
 from cbam.cards.families import available, detectors
 from cbam.detector import Detector, open_detector
-from cbam.detectors import BODY, FCOS
+from cbam.detectors import BODY, FCOS, OF, SIDES, Found
 from cbam.errors import BadCard, OptionClash, UnknownName
 from cbam.explain.detection import (
     BOX_METHODS,
-    OF,
-    SIDES,
     Detected,
     Detection,
     DetectOptions,
     box_map,
     box_maps,
     counterparts,
+    fused,
     overlap,
 )
 from cbam.explain.formulas import gradcam
@@ -116,38 +115,67 @@ def test_every_attention_can_stand_under_a_detector(attention: str):
     assert ours(torch.zeros(1, 3, 64, 96)).shape == (1, 4 * 6 + 2 * 3, 2 + 4 + 1)
 
 
-def hooked_map(ours: FCOS, image: Tensor, place: int, column: int, layer: str) -> Tensor:
-    """Activation times gradient by a forward hook and `backward` on the whole network."""
+def asked(numbers: list[tuple[int, int]]) -> Found:
+    """Places and classes, as if something had been found there."""
+    places, labels = (torch.tensor(each) for each in zip(*numbers, strict=True))
+    rest = torch.zeros(len(numbers), 4), torch.zeros(len(numbers), 2)
+    return Found(torch.zeros(len(numbers), 4), rest[0][:, 0], labels, places, *rest, (96, 64))
+
+
+def hooked_map(ours: FCOS, image: Tensor, place: int, column: int, layers: list[str]) -> Tensor:
+    """Activation times gradient by forward hooks and `backward` on the whole network."""
     kept: list[Tensor] = []
 
     def keep(_: object, __: object, output: Tensor) -> Tensor:
-        kept.append(output.detach().requires_grad_())
-        return kept[0]
+        kept.append(output.requires_grad_())
+        output.retain_grad()
+        return output
 
-    handle = ours.get_submodule(BODY + layer).register_forward_hook(keep)
+    handles = [ours.get_submodule(BODY + layer).register_forward_hook(keep) for layer in layers]
     try:
         ours(image)[0, place, column].backward()
     finally:
-        handle.remove()
-    assert kept[0].grad is not None
-    return (kept[0] * kept[0].grad).sum(dim=1).relu().detach()
+        for handle in handles:
+            handle.remove()
+    maps = []
+    for activation in kept:
+        assert activation.grad is not None
+        maps.append((activation * activation.grad).sum(dim=1).relu().detach())
+    return fused(maps)
 
 
-@pytest.mark.parametrize("layer", ["layer2.0", "layer3.1"])
-def test_the_maps_of_several_boxes_equal_one_hook_for_each(model: Detector, layer: str):
+@pytest.mark.parametrize("layers", [["layer2.0"], ["layer3.1"], ["layer2.1", "layer3.0"]])
+def test_the_maps_of_several_boxes_equal_hooks_for_each(model: Detector, layers: list[str]):
     """In float64: the norms over few cells make much of float32's rounding."""
     ours = copy.deepcopy(model.network).double()
     image = model.card.frame(photo())[None].double()
-    cut = cut_at(ours, BODY + layer)
-    activation, _ = cut.run_trunk(image)
-    # More numbers than share one pass: scores, and how far sides are.
-    numbers = [(place, column) for place in (0, 3, 7, 9) for column in (0, 1, 2, 5)]
-    maps = box_maps(cut, activation, numbers)
-    assert maps.shape == (16, *activation.shape[2:])
-    assert (maps.flatten(1).amax(dim=1) > 0).sum() > 8
-    for (place, column), mine in zip(numbers, maps, strict=True):
-        theirs = hooked_map(ours, image, place, column, layer)[0]
-        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-7)
+    cut = cut_at(ours, [BODY + layer for layer in layers])
+    activation, passed = cut.run_trunk(image)
+    levels = [passed[each.layer] for each in cut.passed] + [activation]
+    # More numbers than share one pass.
+    numbers = [(place, label) for place in range(9) for label in (0, 1)]
+    for of in ("score", "left", "bottom"):
+        mine = fused(
+            [
+                box_maps(each, level, ours, asked(numbers), of)
+                for each, level in zip(cut.cuts, levels, strict=True)
+            ]
+        )
+        assert mine.shape == (18, *levels[0].shape[2:])
+        assert (mine.flatten(1).amax(dim=1) > 0).sum() > 6
+        for (place, label), found in zip(numbers, mine, strict=True):
+            column = label if of == "score" else 2 + SIDES.index(of)
+            theirs = hooked_map(ours, image, place, column, layers)[0]
+            torch.testing.assert_close(found, theirs, rtol=1e-4, atol=1e-7)
+
+
+def test_maps_of_several_layers_become_one_by_hand():
+    fine = torch.tensor([[[2.0, 0, 0, 0]]])
+    coarse = torch.tensor([[[0.0, 4.0]]])
+    # Each by its maximum, the coarse one enlarged: 0, 0.25, 0.75, 1.
+    assert fused([fine, coarse]).tolist() == [[[1, 0.25, 0.75, 1]]]
+    assert fused([coarse]) is coarse
+    assert fused([coarse * 0, coarse * 0]).tolist() == [[[0, 0]]]
 
 
 def test_each_formula_gives_what_its_paper_says_by_hand():

@@ -12,10 +12,10 @@ from app.cli.shared import check_picture, show_json, show_table, write_picture
 from cbam.cards.detector import DetectorCard
 from cbam.cards.families import detectors
 from cbam.detector import find_detector, open_detector
+from cbam.detectors import OF
 from cbam.errors import MissingFile, UnknownName
 from cbam.explain.detection import (
     BOX_METHODS,
-    OF,
     DetectOptions,
     check_names,
     counterparts,

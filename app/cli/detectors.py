@@ -76,7 +76,7 @@ def evaluate_detectors(
     for card in cards:
         measured = measure_detector(open_detector(card), photos)
         metrics = {**measured.metrics, **against(measured, done)}
-        done[card.network.attention] = measured
+        done[card.attention] = measured
         curves[card.name] = measured.precision
         for data_set, values in metrics.items():
             for measure, value in values.items():

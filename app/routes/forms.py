@@ -6,10 +6,11 @@ from typing import Annotated, Any, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from app.routes.uploads import FIELD_NAME, Upload
+from cbam.detectors import OF
 from cbam.errors import OptionClash
 from cbam.evaluate.examine import Exam
 from cbam.evaluate.faithfulness import FILLS, Trial
-from cbam.explain.detection import BOX_METHODS, OF, DetectOptions, read_box
+from cbam.explain.detection import BOX_METHODS, DetectOptions, read_box
 from cbam.explain.features import MOST, PICKS, FeatureOptions, Pick
 from cbam.explain.formulas import FUSIONS
 from cbam.explain.question import Options

@@ -234,7 +234,9 @@ class ResNet(nn.Module):
             for number, stage in enumerate(stages, start=1)
             for name, _ in stage.named_children()
         ]
-        self.stage_channels = [width * 2**stage * block.expansion for stage in range(4)]
+        self.stage_channels = [
+            int(width * widen) * 2**stage * block.expansion for stage in range(4)
+        ]
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(inplanes, num_classes)
         for module in self.modules():

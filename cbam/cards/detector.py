@@ -1,7 +1,8 @@
-"""Detectors' cards: a head's own weights, and the classifier whose network it stands on.
+"""Detectors' cards: a head on a classifier's frozen network, or a whole network of its own.
 
-A detector's folder looks like a classifier's, but its card.toml has a section `[detector]`, and
-weights.safetensors holds the head alone: the network comes from the classifier's own file.
+A detector's folder looks like a classifier's, but its card.toml has a section `[detector]`. If that
+names a classifier, weights.safetensors holds the head alone: the network comes from the
+classifier's own file. Else it holds everything, and `[detector.whole]` says what it is built of.
 """
 
 import tomllib
@@ -14,7 +15,8 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from cbam.backbones import build
+from cbam.attention import ATTENTION
+from cbam.backbones import BACKBONES, build
 from cbam.cards.card import (
     Card,
     read_card,
@@ -23,11 +25,21 @@ from cbam.cards.card import (
     write_texts,
 )
 from cbam.data.text import lines_of, read_text, sentence
-from cbam.detectors import BODY, DETECTORS, EXPLAINED, FCOS
-from cbam.errors import BadCard, CBAMLensError
+from cbam.detectors import BODY, DETECTORS
+from cbam.errors import BadCard, CBAMLensError, UnknownName, look_up
 from cbam.images.frame import Frame
 
 SECTION = "[detector]"
+
+
+class Whole(BaseModel):
+    """[detector.whole] in card.toml: what a network of its own is built of."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backbone: str  # a name in BACKBONES
+    attention: str  # a name in ATTENTION; where it stands is the kind's to say
+    attention_options: dict[str, Any] = {}
 
 
 class _Section(BaseModel):
@@ -37,9 +49,10 @@ class _Section(BaseModel):
 
     kind: str
     options: dict[str, Any] = {}
-    classifier: str
-    classifier_sha256: str
+    classifier: str = ""
+    classifier_sha256: str = ""
     backbone_options: dict[str, Any] = {}
+    whole: Whole | None = None
 
 
 class _CardFile(BaseModel):
@@ -68,8 +81,10 @@ class DetectorCard:
     family: str
     family_title: str
     kind: str  # a name in DETECTORS
-    classifier: str  # the model whose network it stands on; its folder lies beside the detector's
-    classifier_sha256: str  # of that model's weights
+    # The model whose network it stands on, in a folder beside the detector's, and the sha256 of its
+    # weights. Both are empty if there is a `whole`.
+    classifier: str
+    classifier_sha256: str
     labels: tuple[str, ...]  # class index -> name
     frame: Frame
     licence: str
@@ -81,10 +96,19 @@ class DetectorCard:
     backbone_options: dict[str, Any] = field(default_factory=dict)  # where the classifier's differ
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)  # by data set
     folder: Path = Path()
+    whole: Whole | None = None  # what a network of its own is built of
+
+    @property
+    def attention(self) -> str:
+        """A name in ATTENTION: by it, members of a family differ."""
+        return self.whole.attention if self.whole else self.network.attention
 
     @property
     def network(self) -> Card:
-        """The classifier's card. Raises BadCard if it is not there, or not the one named here."""
+        """The card of the classifier that it stands on.
+
+        Raises BadCard if it is not there, or not the one named here.
+        """
         card = read_card(self.folder.parent / self.classifier)
         if card.weights_sha256 != self.classifier_sha256:
             raise BadCard(
@@ -96,8 +120,16 @@ class DetectorCard:
 
     @property
     def title(self) -> str:
-        """What people call such a network: "FCOS on CBAM-ResNet-50"."""
-        return f"{DETECTORS[self.kind].title} on {self.network.title}"
+        """What people call such a network: "FCOS on CBAM-ResNet-50", "CBAM-StairNet on VGG-16"."""
+        kind = DETECTORS[self.kind]
+        if self.whole is None:
+            return f"{kind.title} on {self.network.title}"
+        gates = ATTENTION[self.whole.attention].title
+        gates = f"{gates}-" if gates else ""
+        body = BACKBONES[self.whole.backbone].title
+        return (
+            f"{gates}{kind.title} on {body}" if kind.in_head else f"{kind.title} on {gates}{body}"
+        )
 
 
 def is_detector(folder: Path) -> bool:
@@ -116,10 +148,16 @@ def read_detector_card(folder: Path) -> DetectorCard:
         values = _CardFile.model_validate(tomllib.loads(text)).model_dump()
         labels = lines_of(folder / "labels.txt")
         section = values.pop("detector")
-        if section["kind"] not in EXPLAINED:
-            raise ValueError(f"no detector '{section['kind']}', known: {', '.join(EXPLAINED)}")
+        if section["kind"] not in DETECTORS:
+            raise ValueError(f"no detector '{section['kind']}', known: {', '.join(DETECTORS)}")
+        if section["whole"] is not None:
+            section["whole"] = Whole(**section["whole"])
+            look_up("backbone", section["whole"].backbone, BACKBONES)
+            look_up("attention", section["whole"].attention, ATTENTION)
+        elif not (section["classifier"] and DETECTORS[section["kind"]].frozen):
+            raise ValueError("it names no classifier to stand on, and no network of its own")
         frame = Frame(**values.pop("frame"))
-    except (OSError, tomllib.TOMLDecodeError, TypeError, ValueError) as error:
+    except (OSError, TypeError, ValueError, UnknownName) as error:
         raise BadCard(
             f"The detector's card in {folder} cannot be used: {sentence(error)}."
         ) from error
@@ -147,21 +185,47 @@ def frozen_network(classifier: Card, backbone_options: Mapping[str, Any]) -> nn.
     return network.eval().requires_grad_(False)
 
 
-def load_detector(card: DetectorCard) -> FCOS:
+def build_detector(
+    kind: str,
+    labels: int,
+    whole: Whole,
+    options: Mapping[str, Any],
+    backbone_options: Mapping[str, Any],
+) -> nn.Module:
+    """A detector of `labels` classes with fresh weights and a network of its own.
+
+    Raises CBAMLensError or TypeError if it cannot be built so.
+    """
+    gates: dict[str, Any] = {
+        "attention": whole.attention,
+        "attention_options": whole.attention_options,
+    }
+    in_head = DETECTORS[kind].in_head
+    body = build(whole.backbone, **({} if in_head else gates), **backbone_options)
+    return DETECTORS[kind].make(body, labels, **(gates if in_head else {}), **options)
+
+
+def load_detector(card: DetectorCard) -> nn.Module:
     """The detector's network with its trained weights, in eval mode, frozen. Raises BadCard."""
-    body = frozen_network(card.network, card.backbone_options)
+    body = None if card.whole else frozen_network(card.network, card.backbone_options)
     weights = stored_weights(card)
     try:
-        network: FCOS = DETECTORS[card.kind].make(body, len(card.labels), **card.options)
+        if card.whole:
+            network = build_detector(
+                card.kind, len(card.labels), card.whole, card.options, card.backbone_options
+            )
+        else:
+            network = DETECTORS[card.kind].make(body, len(card.labels), **card.options)
         found = network.load_state_dict(weights, strict=False)
-        missing = [name for name in found.missing_keys if not name.startswith(BODY)]
+        missing = [name for name in found.missing_keys if card.whole or not name.startswith(BODY)]
         if missing or found.unexpected_keys:
             wrong = ", ".join([*missing, *found.unexpected_keys][:3])
             raise BadCard(f"The weights of '{card.name}' do not fit its card: {wrong}.")
-    except (RuntimeError, TypeError) as error:
+    except BadCard:
+        raise
+    except (CBAMLensError, RuntimeError, TypeError) as error:
         raise BadCard(f"The weights of '{card.name}' do not fit its card: {error}") from error
-    network.eval().requires_grad_(False)
-    return network
+    return network.eval().requires_grad_(False)
 
 
 def head_weights(network: nn.Module) -> dict[str, Tensor]:
@@ -174,7 +238,7 @@ def head_weights(network: nn.Module) -> dict[str, Tensor]:
 def write_detector_card(
     card: DetectorCard, weights: dict[str, Tensor] | None = None
 ) -> DetectorCard:
-    """Write a detector's folder: card.toml, labels.txt and, if given, the head's weights as int8.
+    """Write a detector's folder: card.toml, labels.txt and, if given, its weights as int8.
 
     Returns the card with the sha256 of the weights now stored.
     """
@@ -183,6 +247,7 @@ def write_detector_card(
     frame = {
         key: list(value) if isinstance(value, tuple) else value
         for key, value in asdict(card.frame).items()
+        if key != "square" or value
     }
     values: dict[str, Any] = {
         **{
@@ -193,8 +258,11 @@ def write_detector_card(
         "storage": card.storage,
         "detector": {
             "kind": card.kind,
-            "classifier": card.classifier,
-            "classifier_sha256": card.classifier_sha256,
+            **(
+                {"whole": card.whole.model_dump()}
+                if card.whole
+                else {"classifier": card.classifier, "classifier_sha256": card.classifier_sha256}
+            ),
             "options": card.options,
             "backbone_options": card.backbone_options,
         },

@@ -63,5 +63,5 @@ def detectors(folder: Path | None = None) -> dict[str, DetectorCard]:
         if is_detector(path.parent)
     ]
     order = {name: position for position, name in enumerate(ATTENTION)}
-    found.sort(key=lambda card: (card.family, order[card.network.attention], card.name))
+    found.sort(key=lambda card: (card.family, order[card.attention], card.name))
     return {card.name: card for card in found}

@@ -7,7 +7,6 @@ losses and the box coder are torchvision's; what is small here is their width.
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -19,18 +18,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FeaturePyramidNetwork, batched_nms, clip_boxes_to_image
 
 from cbam.backbones.resnet import ResNet
-
-BODY = "backbone.body."  # how the names of the backbone's modules begin in a detector
-
-
-@dataclass(frozen=True, eq=False)
-class Found:
-    """What a detector found in one image, the surest first."""
-
-    boxes: Tensor  # (n, 4): x0, y0, x1, y1 in pixels of the network's input
-    scores: Tensor  # (n,) in [0, 1]
-    labels: Tensor  # (n,): classes
-    places: Tensor  # (n,): which of the P places says so
+from cbam.detectors.found import BODY, SIDES, Found
 
 
 class Pyramid(nn.Module):
@@ -132,10 +120,35 @@ class FCOS(TorchvisionFCOS):  # type: ignore[misc]
         places, labels = (scores > score).nonzero(as_tuple=True)
         chosen = scores[places, labels]
         (anchors,), _ = self.places(width, height)
-        boxes = self.box_coder.decode(distances[places], anchors[places])
+        anchors = anchors.to(output.device)[places]
+        boxes = self.box_coder.decode(distances[places], anchors)
         boxes = clip_boxes_to_image(boxes, (height, width))
-        keep = batched_nms(boxes, chosen, labels, iou)[:limit]
-        return Found(boxes[keep], chosen[keep], labels[keep], places[keep])
+        chances = logits.sigmoid()[places]
+        said = Found(boxes, chosen, labels, places, anchors, chances, (width, height))
+        return said.some(batched_nms(boxes, chosen, labels, iou)[:limit])
+
+    def numbers(self, output: Tensor, found: Found, of: str) -> Tensor:
+        """What is explained of each of n boxes, from an output for each (n, P, classes + 5): (n,).
+
+        A class's logit, or how far a side is from the place, in its own unit.
+        """
+        rows = output[torch.arange(len(output)), found.places]
+        sides = rows.shape[1] - 5
+        columns = found.labels if of == "score" else sides + SIDES.index(of)
+        numbers: Tensor = rows[torch.arange(len(rows)), columns]
+        return numbers
+
+    def learn(
+        self, images: list[Tensor], targets: list[dict[str, Tensor]], marked: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """torchvision's three losses, by name, for images (3, H, W), as `losses` says.
+
+        Smaller ones are filled up to the size of the largest.
+        """
+        batch = self.transform.batch_images([*images], size_divisible=32)
+        height, width = batch.shape[2:]
+        outputs = self.outputs(self.backbone.body.stages(batch)[-2:])
+        return self.losses(outputs, targets, width, height, marked)
 
     def losses(
         self,

@@ -13,11 +13,11 @@ from typing import Protocol
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from cbam import render
 from cbam.cards.detector import DetectorCard
-from cbam.detectors import BODY, FCOS
+from cbam.detectors import OF, DetectorNetwork, Found, block_name
 from cbam.errors import OptionClash, UnknownName
 from cbam.explain.explainer import gate_maps
 from cbam.explain.explanation import BlockAttention, Floats
@@ -79,9 +79,6 @@ BOX_METHODS: dict[str, BoxMethod] = {
     ),
 }
 
-SIDES = ("left", "top", "right", "bottom")
-OF = ("score", *SIDES)  # what can be explained: the class's logit, or how far a side is away
-
 
 @dataclass(frozen=True)
 class DetectOptions:
@@ -95,7 +92,7 @@ class DetectOptions:
     label: str | None = None  # of this class, where a `box` is given; None: of any
     of: str = "score"  # a name in OF
     method: str = "hirescam"  # a name in BOX_METHODS
-    layer: str | None = None  # a block; None: the last one of the last stage but one
+    layer: str | None = None  # a block, or several, "layer2.1,layer3.1"; None: the last that can be
     attention: bool = True  # gate maps too
 
 
@@ -106,7 +103,7 @@ class Detection:
     box: tuple[float, float, float, float]
     index: int
     label: str
-    score: float  # geometric mean of the class's probability and the centredness
+    score: float  # in [0, 1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,10 +149,11 @@ class Detecting(Protocol):
     def card(self) -> DetectorCard: ...
 
     @property
-    def network(self) -> FCOS: ...
+    def asked(self) -> DetectorNetwork:
+        """The network."""
 
-    def cut(self, layer: str) -> Cut:
-        """The network cut behind a block."""
+    def cut(self, layers: tuple[str, ...]) -> Cut:
+        """The network cut behind some blocks."""
 
     @property
     def layers(self) -> Sequence[str]: ...
@@ -185,10 +183,8 @@ def find(model: Detecting, photo: Image.Image, options: DetectOptions) -> Detect
     frame, labels = model.card.frame, model.card.labels
     if options.label is not None and options.label not in labels:
         raise UnknownName.of(f"class of '{model.card.name}'", options.label, labels)
-    layer = options.layer or model.default_layer
-    if layer not in model.layers:
-        raise UnknownName.of(f"layer of '{model.card.name}'", layer, model.layers)
-    cut = model.cut(layer)
+    layers = layers_of(model, options.layer)
+    cut = model.cut(layers)
     image = frame(photo)[None].to(memory_format=torch.channels_last)
     height, width = image.shape[2:]
     started = time.perf_counter()
@@ -196,30 +192,27 @@ def find(model: Detecting, photo: Image.Image, options: DetectOptions) -> Detect
     trunk_done = time.perf_counter()
     with torch.inference_mode():
         output, head_maps = cut.run_head(activation)
-        found = model.network.found(
+        found = model.asked.found(
             output[0], width, height, options.score, options.iou, options.limit
         )
-    boxes = (found.boxes / torch.tensor(frame.scales(*photo.size))).tolist()
-    detections = tuple(
-        Detection((box[0], box[1], box[2], box[3]), index, labels[index], score)
-        for box, index, score in zip(
-            boxes, found.labels.tolist(), found.scores.tolist(), strict=True
-        )
-    )
+    detections = in_photo(found, frame.scales(*photo.size), labels)
     chosen = _chosen(detections, options)
-    columns = [_column(options.of, int(found.labels[which]), len(labels)) for which in chosen]
-    heat = box_maps(
-        cut,
-        activation,
-        [(int(found.places[which]), column) for which, column in zip(chosen, columns, strict=True)],
-        BOX_METHODS[options.method].run,
+    levels = [maps[each.layer] for each in cut.passed] + [activation]
+    formula = BOX_METHODS[options.method].run
+    heat = fused(
+        [
+            box_maps(each, level, model.asked, found.some(chosen), options.of, formula)
+            for each, level in zip(cut.cuts, levels, strict=True)
+        ]
     )
     heatmaps = tuple(
         box_map(which, each, detections[which].box, photo.size)
         for which, each in zip(chosen, heat.numpy(), strict=True)
     )
     ended = time.perf_counter()
-    gates = {**maps, **head_maps} if options.attention else {}
+    passed = {each.layer for each in cut.passed}
+    gates = {name: each for name, each in {**maps, **head_maps}.items() if name not in passed}
+    gates = gates if options.attention else {}
     return Detected(
         model=model.card.name,
         photo=photo,
@@ -227,10 +220,9 @@ def find(model: Detecting, photo: Image.Image, options: DetectOptions) -> Detect
         heatmaps=heatmaps,
         of=options.of,
         method=options.method,
-        layer=layer,
+        layer=",".join(layers),
         attention=tuple(
-            replace(each, block=each.block.removeprefix(BODY))
-            for each in gate_maps(gates, cut.places)
+            replace(each, block=block_name(each.block)) for each in gate_maps(gates, cut.places)
         ),
         timing_ms={
             "trunk": (trunk_done - started) * 1000,
@@ -239,27 +231,73 @@ def find(model: Detecting, photo: Image.Image, options: DetectOptions) -> Detect
     )
 
 
+def layers_of(model: Detecting, asked: str | None) -> tuple[str, ...]:
+    """The blocks that an option names, in the network's order. Raises UnknownName."""
+    if asked is None:
+        return (model.default_layer,)
+    names = [name.strip() for name in asked.split(",")]
+    for name in names:
+        if name not in model.layers:
+            raise UnknownName.of(f"layer of '{model.card.name}'", name, model.layers)
+    return tuple(name for name in model.layers if name in names)
+
+
+def in_photo(
+    found: Found, scales: tuple[float, float, float, float], labels: Sequence[str]
+) -> tuple[Detection, ...]:
+    """What a network found, in the photo's pixels; `scales` as `Frame.scales` gives them."""
+    boxes = (found.boxes / torch.tensor(scales)).tolist()
+    return tuple(
+        Detection((box[0], box[1], box[2], box[3]), index, labels[index], score)
+        for box, index, score in zip(
+            boxes, found.labels.tolist(), found.scores.tolist(), strict=True
+        )
+    )
+
+
 def box_maps(
     cut: Cut,
     activation: Tensor,
-    numbers: Sequence[tuple[int, int]],
+    network: DetectorNetwork,
+    found: Found,
+    of: str = "score",
     formula: Callable[[Tensor, Tensor], Tensor] = hirescam,
 ) -> Tensor:
-    """One image's activation (1, C, h, w) -> a raw map for each of `numbers`: (n, h, w).
+    """One image's activation (1, C, h, w) -> a raw map for each of n boxes: (n, h, w).
 
-    A number is a place and a column of the detector's output. Several share a pass of the head.
+    `found`: the boxes; `of`: what is explained of them, a name in OF. Several share a pass of the
+    head.
     """
     maps = [torch.zeros(0, *activation.shape[2:])]
-    for first in range(0, len(numbers), BOXES_AT_ONCE):
-        some = numbers[first : first + BOXES_AT_ONCE]
+    count = len(found.boxes)
+    for first in range(0, count, BOXES_AT_ONCE):
+        some = found.some(range(first, min(first + BOXES_AT_ONCE, count)))
         # Not a view of one row: each box has its own gradient. And no inference tensor.
-        leaf = activation.expand(len(some), -1, -1, -1).clone().requires_grad_()
+        leaf = activation.expand(len(some.boxes), -1, -1, -1).clone().requires_grad_()
         output, _ = cut.run_head(leaf)
-        rows = torch.arange(len(some))
-        places, columns = (torch.tensor(each) for each in zip(*some, strict=True))
-        (gradient,) = torch.autograd.grad(output[rows, places, columns].sum(), leaf)
+        (gradient,) = torch.autograd.grad(network.numbers(output, some, of).sum(), leaf)
         maps.append(formula(leaf.detach(), gradient))
     return torch.cat(maps)
+
+
+def fused(maps: Sequence[Tensor]) -> Tensor:
+    """Maps of the same n boxes at several layers (n, h, w) -> one map each, as fine as the finest.
+
+    One layer's maps stay as they are. Of several, each map is divided by its maximum and enlarged,
+    and the highest value of a cell counts, as the authors of Layer-CAM advise.
+    """
+    if len(maps) == 1:
+        return maps[0]
+    size = max((each.shape[1:] for each in maps), key=lambda shape: shape[0] * shape[1])
+    large = [
+        nn.functional.interpolate(
+            (each / each.flatten(1).amax(dim=1).clamp(min=1e-12)[:, None, None])[None],
+            size=size,
+            mode="bilinear",
+        )[0]
+        for each in maps
+    ]
+    return torch.stack(large).amax(dim=0)
 
 
 def box_map(
@@ -344,11 +382,6 @@ def _chosen(detections: Sequence[Detection], options: DetectOptions) -> list[int
     ]
     best = max(range(len(shares)), key=lambda which: shares[which], default=None)
     return [best] if best is not None and shares[best] >= OVERLAP else []
-
-
-def _column(of: str, label: int, classes: int) -> int:
-    """Where a number stands in the detector's output."""
-    return label if of == "score" else classes + SIDES.index(of)
 
 
 def _covered(start: float, end: float, count: int) -> Floats:

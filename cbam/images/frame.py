@@ -16,15 +16,19 @@ class Frame:
 
     Both sides become the nearest multiples of 32, so that every cell of every map shows a part of
     the photo and none shows padding. This bends the photo's shape by some percent, as the random
-    crops do with which classifiers are trained.
+    crops do with which classifiers are trained. `square`: each side becomes `size_px`, any number
+    of pixels, whatever the photo's shape, as SSD does.
     """
 
     size_px: int
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    square: bool = False
 
     def size(self, width: int, height: int) -> tuple[int, int]:
         """Width and height of the network's input for a photo of this size."""
+        if self.square:
+            return self.size_px, self.size_px
         scale = self.size_px / max(width, height) / STRIDE_PX
         return _stepped(width * scale), _stepped(height * scale)
 

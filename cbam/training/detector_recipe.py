@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cbam.attention import PLAIN
 from cbam.data.text import read_text, sentence
-from cbam.detectors import EXPLAINED
+from cbam.detectors import DETECTORS
 from cbam.errors import BadRecipe
 
 
@@ -19,7 +19,7 @@ class DetectorRecipe(BaseModel):
 
     family: str  # detectors are named <backbone>[-<attention>]-<family>
     title: str  # the family's name for people
-    detector: str  # a name in EXPLAINED
+    detector: str  # a name in DETECTORS whose head can be trained alone
     detector_options: dict[str, Any] = {}  # of its constructor
     classifiers: dict[str, str]  # attention -> the model whose network it stands on
     backbone_options: dict[str, Any] = {}  # what differs from the classifier's own
@@ -58,8 +58,9 @@ def read_detector_recipe(path: Path) -> DetectorRecipe:
         recipe = DetectorRecipe.model_validate(tomllib.loads(read_text(path)))
     except (OSError, ValueError) as error:
         raise BadRecipe(f"{path}: {sentence(error)}.") from error
-    if recipe.detector not in EXPLAINED:
-        known = ", ".join(EXPLAINED)
+    able = [name for name, kind in DETECTORS.items() if kind.frozen]
+    if recipe.detector not in able:
+        known = ", ".join(able)
         raise BadRecipe(f"{path}: no detector '{recipe.detector}'. Known: {known}.")
     if wrong := set(recipe.partly) - set(recipe.labels):
         raise BadRecipe(f"{path}: `partly` names {', '.join(sorted(wrong))}, no label.")
