@@ -2,7 +2,8 @@
 
 Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018,
 https://arxiv.org/abs/1807.06521, Tables 1 to 5: errors in percent on ImageNet-1K's validation
-photos, one crop of 224 pixels. Parameters and multiply-adds are counted here; errors are quoted.
+photos, one crop of 224 pixels; Tables 6 and 7: detectors' mean average precision. Parameters and
+multiply-adds are counted here; errors and precisions are quoted.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cbam.attention import ATTENTION, PLAIN
 from cbam.backbones import BACKBONES, build
+from cbam.detectors import DETECTORS
 
 SIZE_PX = 224
 PAPER, RELEASED = "1x1", "3x3"  # where a bottleneck has its stride
@@ -47,6 +49,22 @@ class Row:
     gmacs: str = ""  # 10^9 multiply-adds, which the paper calls GFLOPs
     options: Mapping[str, Any] = field(default_factory=dict)  # of the attention
     note: str = ""  # where the paper contradicts itself or our count
+
+
+@dataclass(frozen=True)
+class DetectionRow:
+    """One detector of a table, as printed."""
+
+    table: int
+    system: str
+    detector: str  # a name in DETECTORS
+    backbone: str
+    attention: str
+    classes: int
+    map50: float  # percent, at an IoU of 0.5
+    map75: float | None = None
+    map50_95: float | None = None
+    params_m: str = ""  # millions, with the digits printed; empty: not printed
 
 
 @dataclass(frozen=True)
@@ -184,6 +202,58 @@ ROWS: tuple[Row, ...] = (
 )
 
 
+COCO_CLASSES, VOC_CLASSES = 80, 20
+DETECTION_ROWS: tuple[DetectionRow, ...] = (
+    *(
+        DetectionRow(6, system, "faster_rcnn", backbone, attention, COCO_CLASSES, *precisions)
+        for system, backbone, attention, *precisions in (
+            ("Faster R-CNN, ResNet50", "resnet50", PLAIN, 46.2, 28.1, 27.0),
+            ("Faster R-CNN, ResNet50 + CBAM", "resnet50", "cbam", 48.2, 29.2, 28.1),
+            ("Faster R-CNN, ResNet101", "resnet101", PLAIN, 48.4, 30.7, 29.1),
+            ("Faster R-CNN, ResNet101 + CBAM", "resnet101", "cbam", 50.5, 32.6, 30.8),
+        )
+    ),
+    *(
+        DetectionRow(
+            7, system, detector, backbone, attention, VOC_CLASSES, map50, params_m=params_m
+        )
+        for system, detector, backbone, attention, map50, params_m in (
+            ("VGG16, SSD", "ssd", "vgg16", PLAIN, 77.8, "26.5"),
+            ("VGG16, StairNet", "stairnet", "vgg16", PLAIN, 78.9, "32.0"),
+            ("VGG16, StairNet + SE", "stairnet", "vgg16", "se", 79.1, "32.1"),
+            ("VGG16, StairNet + CBAM", "stairnet", "vgg16", "cbam", 79.3, "32.1"),
+            ("MobileNet, SSD", "ssd", "mobilenet_x1.0", PLAIN, 68.1, "5.81"),
+            ("MobileNet, StairNet", "stairnet", "mobilenet_x1.0", PLAIN, 70.1, "5.98"),
+            ("MobileNet, StairNet + SE", "stairnet", "mobilenet_x1.0", "se", 70.0, "5.99"),
+            ("MobileNet, StairNet + CBAM", "stairnet", "mobilenet_x1.0", "cbam", 70.5, "6.00"),
+        )
+    ),
+)
+DETECTION_NOTES = {
+    6: "Table 6 prints no parameters. What is counted here is a Faster R-CNN with a feature "
+    "pyramid.",
+    7: "SSD on VGG16 agrees with six anchors at each place of the first map; SSD300 as published "
+    "has four there, and 26.285M parameters. The paper does not describe StairNet on MobileNet: "
+    "ours is one arrangement with which all rows agree, and others may.",
+}
+
+
+@cache
+def count_detector(row: DetectionRow) -> int:
+    """Parameters of our detector of the same name; no value is computed."""
+    kind = DETECTORS[row.detector]
+    gates = {"attention": row.attention}
+    with torch.device("meta"):
+        body = build(row.backbone, **({} if kind.in_head else gates))
+        network = kind.make(body, row.classes, **(gates if kind.in_head else {}))
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def detection_agrees(row: DetectionRow) -> bool | None:
+    """Whether the count rounds to the printed digits; None if nothing is printed."""
+    return _agrees(row.params_m, count_detector(row) / 1e6)
+
+
 def counted(row: Row, conventions: Iterable[str] = tuple(CONVENTIONS)) -> Counted:
     """The row beside our network's parameters and multiply-adds, without computing any value.
 
@@ -254,6 +324,24 @@ def as_json() -> dict[str, Any]:
         "conventions": CONVENTIONS,
         "tables": TABLES,
         "rows": rows,
+        "detection": {
+            "rows": [
+                {
+                    **{
+                        key: getattr(row, key)
+                        for key in ("table", "system", "detector", "backbone", "attention")
+                    },
+                    "printed": {
+                        "params_m": float(row.params_m) if row.params_m else None,
+                        **{key: getattr(row, key) for key in ("map50", "map75", "map50_95")},
+                    },
+                    "counted": {"params": count_detector(row)},
+                    "agrees": {"params": detection_agrees(row)},
+                }
+                for row in DETECTION_ROWS
+            ],
+            "notes": {str(table): note for table, note in DETECTION_NOTES.items()},
+        },
     }
 
 
@@ -274,7 +362,28 @@ def as_markdown() -> str:
             lines.append("| " + " | ".join([row.system, *cells(found)]) + " |")
         notes = dict.fromkeys(found.row.note for found in of_table if found.row.note)
         lines += ["", *(f"**\\*** {note}\n" for note in notes)]
+    for table, note in DETECTION_NOTES.items():
+        of_rows = [row for row in DETECTION_ROWS if row.table == table]
+        lines += [
+            f"### Table {table}",
+            "",
+            "| system | parameters printed | counted | mAP@.5 | mAP@.75 | mAP@[.5, .95] |",
+            "|---|---|---|---|---|---|",
+            *("| " + " | ".join([row.system, *detection_cells(row)]) + " |" for row in of_rows),
+            "",
+            f"{note}\n",
+        ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def detection_cells(row: DetectionRow) -> list[str]:
+    """A detector's numbers as text; a star marks a count that does not agree."""
+    star = " *" if detection_agrees(row) is False else ""
+    return [
+        f"{row.params_m}M" if row.params_m else "",
+        f"{count_detector(row) / 1e6:.3f}M{star}",
+        *("" if each is None else f"{each}" for each in (row.map50, row.map75, row.map50_95)),
+    ]
 
 
 def cells(found: Counted) -> list[str]:

@@ -21,7 +21,7 @@ TESTS = Path(__file__).parent
 # A part may import those before it, and itself.
 ORDER = (
     *("errors", "undisturbed", "images", "data", "render", "lettering", "attention", "backbones"),
-    *("paper", "detectors", "cards", "trace", "explain", "backends", "sheets", "model", "detector"),
+    *("detectors", "paper", "cards", "trace", "explain", "backends", "sheets", "model", "detector"),
     *("zoo", "evaluate", "training"),
 )
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))

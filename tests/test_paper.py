@@ -11,7 +11,18 @@ import cbam
 from app.cli.main import app
 from cbam import paper
 from cbam.errors import OptionClash
-from cbam.paper import PAPER, RELEASED, ROWS, TABLES, Row, counted
+from cbam.paper import (
+    DETECTION_ROWS,
+    PAPER,
+    RELEASED,
+    ROWS,
+    TABLES,
+    DetectionRow,
+    Row,
+    count_detector,
+    counted,
+    detection_agrees,
+)
 
 ROOT = Path(cbam.__file__).parent.parent
 SHOWN: dict[str, Any] = json.loads((ROOT / "static" / "paper.json").read_text(encoding="utf-8"))
@@ -48,6 +59,19 @@ def test_the_pages_file_names_every_table():
     assert {row.table for row in ROWS} == set(TABLES)
 
 
+@pytest.mark.parametrize("row", DETECTION_ROWS, ids=lambda row: row.system)
+def test_detectors_agree_with_what_is_printed_and_shown(row: DetectionRow):
+    params = count_detector(row)
+    decimals = len(row.params_m.partition(".")[2])
+    assert (f"{params / 1e6:.{decimals}f}" == row.params_m) is bool(row.params_m)
+    assert detection_agrees(row) is (True if row.params_m else None)
+    (shown,) = [each for each in SHOWN["detection"]["rows"] if each["system"] == row.system]
+    assert shown["counted"]["params"] == params
+    assert shown["printed"]["map50"] == row.map50
+    page = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8")
+    assert "| " + " | ".join([row.system, *paper.detection_cells(row)]) + " |" in page
+
+
 def test_what_does_not_agree_is_named_and_nothing_else_is():
     for row in ROWS:
         found = counted(row, [PAPER])
@@ -72,6 +96,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [row for row in ROWS if row.backbone in ("resnet18",)][:1]
     rows += [row for row in ROWS if row.table == 1][1:2]
     monkeypatch.setattr(paper, "ROWS", tuple(rows))
+    monkeypatch.setattr(paper, "DETECTION_ROWS", DETECTION_ROWS[-1:])
 
 
 def run(*arguments: str) -> str:
@@ -81,7 +106,9 @@ def run(*arguments: str) -> str:
 
 
 def test_the_command_prints_tables_json_and_markdown(few: None):
-    assert "11.690M" in run()
+    printed = run()
+    assert "11.690M" in printed
+    assert "5.995M" in printed
     said = json.loads(run("--json"))
     assert said["rows"][0]["counted"]["gmacs"] == {"1x1": 1.8141, "3x3": 1.8141}
     assert said["rows"][1]["agrees"] == {"params": False, "gmacs": False}

@@ -95,7 +95,7 @@ class SSD(TorchvisionSSD):  # type: ignore[misc]
             coarser, climbed = None, []
             for stair, each in zip(reversed(self.stairs), reversed(maps), strict=True):
                 coarser = stair(each, coarser)
-                climbed.append(stair.refine(coarser))
+                climbed.append(cast(Stair, stair).refine(coarser))
             maps = climbed[::-1]
         found = self.head(maps)
         return torch.cat((found["cls_logits"], found["bbox_regression"]), dim=2)
