@@ -39,9 +39,9 @@ class Detector:
         self.layers = [*self._paths]
         self.parameters = sum(parameter.numel() for parameter in network.parameters())
         self._folded: Folded = {}
-        self._cuts: dict[tuple[str, ...], Cut] = {}
+        self._cuts: dict[str, Cut] = {}
         self._lock = threading.Lock()
-        self.cut((self.default_layer,))
+        self.cut(self.default_layer)
         share_weights(self._folded)
 
     @property
@@ -60,14 +60,13 @@ class Detector:
         return self.layers[-1]
 
     @undisturbed
-    def cut(self, layers: tuple[str, ...]) -> Cut:
-        """The network cut behind some blocks of `layers`; made once and kept."""
+    def cut(self, layer: str) -> Cut:
+        """The network cut behind a block of `layers`; made once and kept."""
         with self._lock:
-            if layers not in self._cuts:
-                cut = cut_at(self.network, [self._paths[layer] for layer in layers])
-                side_px = self.card.frame.size_px
-                self._cuts[layers], _ = accelerate(cut, EAGER, side_px, self._folded)
-            return self._cuts[layers]
+            if layer not in self._cuts:
+                cut = cut_at(self.network, self._paths[layer])
+                self._cuts[layer], _ = accelerate(cut, EAGER, self.card.frame.size_px, self._folded)
+            return self._cuts[layer]
 
     def detect(
         self,

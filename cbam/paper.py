@@ -206,11 +206,11 @@ COCO_CLASSES, VOC_CLASSES = 80, 20
 DETECTION_ROWS: tuple[DetectionRow, ...] = (
     *(
         DetectionRow(6, system, "faster_rcnn", backbone, attention, COCO_CLASSES, *precisions)
-        for system, backbone, attention, *precisions in (
-            ("Faster R-CNN, ResNet50", "resnet50", PLAIN, 46.2, 28.1, 27.0),
-            ("Faster R-CNN, ResNet50 + CBAM", "resnet50", "cbam", 48.2, 29.2, 28.1),
-            ("Faster R-CNN, ResNet101", "resnet101", PLAIN, 48.4, 30.7, 29.1),
-            ("Faster R-CNN, ResNet101 + CBAM", "resnet101", "cbam", 50.5, 32.6, 30.8),
+        for system, backbone, attention, precisions in (
+            ("Faster R-CNN, ResNet50", "resnet50", PLAIN, (46.2, 28.1, 27.0)),
+            ("Faster R-CNN, ResNet50 + CBAM", "resnet50", "cbam", (48.2, 29.2, 28.1)),
+            ("Faster R-CNN, ResNet101", "resnet101", PLAIN, (48.4, 30.7, 29.1)),
+            ("Faster R-CNN, ResNet101 + CBAM", "resnet101", "cbam", (50.5, 32.6, 30.8)),
         )
     ),
     *(
@@ -242,7 +242,7 @@ DETECTION_NOTES = {
 def count_detector(row: DetectionRow) -> int:
     """Parameters of our detector of the same name; no value is computed."""
     kind = DETECTORS[row.detector]
-    gates = {"attention": row.attention}
+    gates: dict[str, Any] = {"attention": row.attention}
     with torch.device("meta"):
         body = build(row.backbone, **({} if kind.in_head else gates))
         network = kind.make(body, row.classes, **(gates if kind.in_head else {}))

@@ -219,6 +219,19 @@ def test_a_box_can_be_chosen_by_its_place(model: Detector):
     assert not model.detect(photo(), box=(0, 0, 1, 1)).heatmaps
 
 
+def test_several_layers_give_one_map_as_fine_as_the_finest(model: Detector):
+    found = model.detect(photo(), layer="layer3.1, layer2.0", method="layercam", maps=2)
+    assert found.layer == "layer2.0,layer3.1"
+    assert found.heatmaps[1].map.shape == (4, 8)
+    assert found.heatmaps[1].map.max() <= 1
+    alone = [
+        model.detect(photo(), layer=name, method="layercam", maps=2)
+        for name in ("layer2.0", "layer3.1")
+    ]
+    parts = [torch.from_numpy(each.heatmaps[1].map)[None] for each in alone]
+    torch.testing.assert_close(torch.from_numpy(found.heatmaps[1].map), fused(parts)[0])
+
+
 @pytest.mark.parametrize("of", OF)
 def test_every_number_of_a_box_can_be_explained(model: Detector, of: str):
     assert model.detect(photo(), of=of).heatmaps[0].map.shape == (2, 4)
@@ -230,6 +243,8 @@ def test_every_number_of_a_box_can_be_explained(model: Detector, of: str):
         ({"method": "gradcan"}, UnknownName, "hirescam, layercam, gradcam"),
         ({"of": "width"}, UnknownName, "score, left, top, right, bottom"),
         ({"layer": "layer4.1"}, UnknownName, "layer3.1"),
+        ({"layer": "layer1.0,layer4.1"}, UnknownName, "layer3.1"),
+        ({"layer": "layer1.0,layer1.1,layer2.0,layer2.1,layer3.0"}, OptionClash, "4 at most"),
         ({"score": 2.0}, OptionClash, "between 0 and 1"),
     ],
 )

@@ -2,18 +2,21 @@
 
 import hashlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
 from app.cli.explain import read_photo
-from app.cli.shared import check_picture, show_json, show_table, write_picture
+from app.cli.shared import check_picture, note, show_json, show_table, write_picture
 from cbam.cards.detector import DetectorCard
 from cbam.cards.families import detectors
-from cbam.detector import find_detector, open_detector
+from cbam.detector import Detector, find_detector, open_detector
 from cbam.detectors import OF
-from cbam.errors import MissingFile, UnknownName
+from cbam.errors import MissingFile, OptionClash, UnknownName
+from cbam.explain.d_rise import NAME as D_RISE
+from cbam.explain.d_rise import DRiseOptions, d_rise
 from cbam.explain.detection import (
     BOX_METHODS,
     DetectOptions,
@@ -56,16 +59,26 @@ def detect_command(
     of: Annotated[
         str, typer.Option(help=f"what the heat maps explain: {', '.join(OF)}")
     ] = DetectOptions.of,
-    method: Annotated[str, typer.Option(help=", ".join(BOX_METHODS))] = DetectOptions.method,
+    method: Annotated[
+        str, typer.Option(help=", ".join((*BOX_METHODS, f"{D_RISE} (a pass for every mask)")))
+    ] = DetectOptions.method,
     layer: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="block to explain; default: the last one that can be"),
+        typer.Option(help="block to explain, or several; default: the last one that can be"),
     ] = None,
+    masks: Annotated[
+        int, typer.Option(min=1, help=f"{D_RISE}: how often the photo is partly hidden")
+    ] = DRiseOptions.masks,
+    seed: Annotated[int, typer.Option(help=f"{D_RISE}: seed of the masks")] = DRiseOptions.seed,
 ) -> None:
     """Find things in a photo: a table, a picture (-o) or JSON (--json)."""
     if output is not None:
         check_picture(output)
     region = read_box(box) if box else None
+    hidden = DRiseOptions(masks=masks, seed=seed) if method == D_RISE else None
+    if hidden and (of != DetectOptions.of or layer):
+        raise OptionClash(f"{D_RISE} asks whether the box is found: leave out --of and --layer.")
+    method = DetectOptions.method if hidden else method
     options = DetectOptions(
         score, maps=maps, box=region, label=label, of=of, method=method, layer=layer
     )
@@ -75,7 +88,11 @@ def detect_command(
     data = read_photo(photo)
     image = decode(data)
     waits = {"decode": (time.perf_counter() - started) * 1000, "queue": 0.0}
-    found = [open_detector(card).find(image, options) for card in cards]
+    opened = [open_detector(card) for card in cards]
+    if hidden:
+        found = [d_rise(each, image, options, hidden, _progress(each, hidden)) for each in opened]
+    else:
+        found = [each.find(image, options) for each in opened]
     if as_json:
         from app.inference.engine import Findings
         from app.routes.answers import detected
@@ -96,6 +113,16 @@ def detect_command(
         show_table(("detector", "found", "score", "x0 y0 x1 y1", ""), rows)
     if output is not None:
         write_picture(detect_sheet(found), output)
+
+
+def _progress(model: Detector, how: DRiseOptions) -> Callable[[int], None]:
+    """Says each tenth of the masks that is done."""
+
+    def step(done: int) -> None:
+        if done * 10 // how.masks > max(0, done - how.batch) * 10 // how.masks:
+            note(f"{model.name}: {done}/{how.masks} masks")
+
+    return step
 
 
 def _card(name: str) -> DetectorCard:

@@ -1,6 +1,7 @@
 """What `train` and `evaluate` do with detectors."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from cbam.cards.detector import DetectorCard, write_detector_card
 from cbam.data.boxed import boxed_photos
 from cbam.data.labelled import Unread
 from cbam.detector import find_detector, open_detector
-from cbam.errors import CannotWrite, OptionClash
+from cbam.errors import CannotWrite, NotAvailable, OptionClash, UnknownName
 from cbam.evaluate.detection import Measured, Precision, against, measure_detector
 from cbam.evaluate.recall_curves import curve_data, curve_picture
 
@@ -19,12 +20,15 @@ CURVES = (".svg", ".json")
 
 
 def train_detectors(
-    recipe: Path, data: Path, attention: list[str] | None, runs: Path, models: Path
+    recipe: Path, data: Path, attention: list[str] | None, runs: Path, models: Path, workers: int
 ) -> None:
-    """Train a family of detectors; `data` is a parquet file with boxes.csv beside it."""
+    """Train a family of detectors; `data` is one of the data sets that `boxed_photos` reads."""
     from cbam.training.detection import classifier_of, train_detector, write_detector
-    from cbam.training.detector_recipe import read_detector_recipe
+    from cbam.training.detector_recipe import is_whole_recipe, read_detector_recipe
 
+    if is_whole_recipe(recipe):
+        _train_whole(recipe, data, attention, runs, models, workers)
+        return
     plan = read_detector_recipe(recipe)
     members = attention or [*plan.classifiers]
     backbones = {each: classifier_of(plan, each, models).backbone for each in members}
@@ -38,6 +42,39 @@ def train_detectors(
         card = write_detector(plan, member, trained.weights, models, recipe.name)
         say(f"wrote {card.folder}")
         unread |= {name: Unread(name, "it cannot be read") for name in trained.unread}
+    _end(unread)
+
+
+def _train_whole(
+    recipe: Path, data: Path, attention: list[str] | None, runs: Path, models: Path, workers: int
+) -> None:
+    """The same for detectors that are trained as a whole."""
+    from cbam.training.detector_recipe import read_whole_recipe
+
+    try:
+        from cbam.training.whole_detector import train_whole, write_whole
+    except ImportError as error:
+        raise NotAvailable.extra("Training", "train", error.name) from error
+    plan = read_whole_recipe(recipe)
+    members = attention or plan.attention
+    for member in members:
+        if member not in plan.attention:
+            raise UnknownName.of(f"member of {recipe}", member, plan.attention)
+    photos = boxed_photos(data, plan.labels, partly=plan.partly)
+    for folder in (runs, models):
+        check_folder(folder, create=True)
+    unread: dict[str, Unread] = {}
+    for member in members:
+        run = runs / plan.model_name(member)
+        trained = train_whole(plan, member, photos, models, run, workers, say=note)
+        card = write_whole(plan, member, trained.weights, models, recipe.name)
+        say(f"wrote {card.folder}")
+        unread |= {name: Unread(name, "it cannot be read") for name in trained.unread}
+    _end(unread)
+
+
+def _end(unread: Mapping[str, Unread]) -> None:
+    """Say which photos were left out, and end with the status for that, if there are some."""
     if unread:
         report_unread([*unread.values()])
         raise typer.Exit(SOME_UNREAD)

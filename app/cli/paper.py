@@ -22,7 +22,8 @@ def paper(
 ) -> None:
     """Count parameters and multiply-adds of the paper's systems beside what it prints.
 
-    Nothing is trained: errors and precisions are the paper's. A star marks a count that does not agree.
+    Nothing is trained: errors and precisions are the paper's. A star marks a count that does not
+    agree.
     """
     from cbam import paper as tables
 
@@ -63,5 +64,5 @@ def _print() -> None:
         ("table", "detector", "params", "counted", "mAP@.5", "mAP@.75", "mAP@[.5, .95]"),
         [(row.table, row.system, *tables.detection_cells(row)) for row in tables.DETECTION_ROWS],
     )
-    for table, note in tables.DETECTION_NOTES.items():
-        say(f"table {table}: {note}")
+    for table, remark in tables.DETECTION_NOTES.items():
+        say(f"table {table}: {remark}")

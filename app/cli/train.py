@@ -51,7 +51,7 @@ def train(
     if is_detector_recipe(recipe):
         if changes or force:
             raise OptionClash("--set and --force are for classifiers; edit a detector's recipe.")
-        train_detectors(recipe, data, attention, runs, models)
+        train_detectors(recipe, data, attention, runs, models, workers)
         return
     from cbam.training.recipe import recipe_values
 

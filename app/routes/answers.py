@@ -647,14 +647,14 @@ def model_info(model: Model) -> ModelInfo:
 
 def detector_info(card: DetectorCard) -> DetectorInfo:
     """A detector's card as /models shows it."""
-    attention, kind = ATTENTION[card.network.attention], DETECTORS[card.kind]
+    attention, kind = ATTENTION[card.attention], DETECTORS[card.kind]
     return DetectorInfo(
         name=card.name,
         family=card.family,
         family_title=card.family_title,
         title=card.title,
         network=card.network.title,
-        attention=card.network.attention,
+        attention=card.attention,
         phrase=attention.phrase,
         gates=[GateInfo(**asdict(each)) for each in attention.gates],
         kind=kind.title,

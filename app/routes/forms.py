@@ -277,7 +277,11 @@ class DetectFields(Fields):
         description=f"what the heat maps explain: {', '.join(OF)}; the sides: how far they are",
     )
     method: str = Field(DetectOptions.method, description=", ".join(BOX_METHODS))
-    layer: Text = Field("", description="a block's name; default: the last one that can be")
+    layer: Text = Field(
+        "",
+        description="a block's name, or up to four, as layer2.1,layer3.1, whose maps become one; "
+        "default: the last one that can be",
+    )
     attention: bool = Field(True, description="gate maps too")
 
     def search(self) -> DetectOptions:

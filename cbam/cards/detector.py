@@ -26,7 +26,7 @@ from cbam.cards.card import (
 )
 from cbam.data.text import lines_of, read_text, sentence
 from cbam.detectors import BODY, DETECTORS
-from cbam.errors import BadCard, CBAMLensError, UnknownName, look_up
+from cbam.errors import BadCard, BadRecipe, CBAMLensError, UnknownName, look_up
 from cbam.images.frame import Frame
 
 SECTION = "[detector]"
@@ -191,10 +191,12 @@ def build_detector(
     whole: Whole,
     options: Mapping[str, Any],
     backbone_options: Mapping[str, Any],
+    start: Mapping[str, Tensor] | None = None,
 ) -> nn.Module:
     """A detector of `labels` classes with fresh weights and a network of its own.
 
-    Raises CBAMLensError or TypeError if it cannot be built so.
+    `start`: weights of a classifier, with which its backbone begins. Raises CBAMLensError or
+    TypeError if it cannot be built so.
     """
     gates: dict[str, Any] = {
         "attention": whole.attention,
@@ -202,6 +204,15 @@ def build_detector(
     }
     in_head = DETECTORS[kind].in_head
     body = build(whole.backbone, **({} if in_head else gates), **backbone_options)
+    if start is not None:
+        fitting = {
+            name: start[name]
+            for name, value in body.state_dict().items()
+            if name in start and start[name].shape == value.shape
+        }
+        missing = body.load_state_dict(fitting, strict=False).missing_keys
+        if missing := [name for name in missing if not name.startswith(("fc.", "classifier."))]:
+            raise BadRecipe(f"The weights to begin with lack {', '.join(missing[:3])}.")
     return DETECTORS[kind].make(body, labels, **(gates if in_head else {}), **options)
 
 

@@ -27,6 +27,7 @@ from cbam.trace.cut import Cut
 from cbam.undisturbed import undisturbed
 
 BOXES_AT_ONCE = 8  # rows of one pass through the head
+MOST_LAYERS = 4  # whose maps become one
 OVERLAP = 0.5  # least IoU of two models' boxes around the same thing
 
 
@@ -149,11 +150,14 @@ class Detecting(Protocol):
     def card(self) -> DetectorCard: ...
 
     @property
-    def asked(self) -> DetectorNetwork:
-        """The network."""
+    def network(self) -> nn.Module: ...
 
-    def cut(self, layers: tuple[str, ...]) -> Cut:
-        """The network cut behind some blocks."""
+    @property
+    def asked(self) -> DetectorNetwork:
+        """The same network, as what finds and explains with it knows it."""
+
+    def cut(self, layer: str) -> Cut:
+        """The network cut behind a block."""
 
     @property
     def layers(self) -> Sequence[str]: ...
@@ -184,7 +188,7 @@ def find(model: Detecting, photo: Image.Image, options: DetectOptions) -> Detect
     if options.label is not None and options.label not in labels:
         raise UnknownName.of(f"class of '{model.card.name}'", options.label, labels)
     layers = layers_of(model, options.layer)
-    cut = model.cut(layers)
+    *earlier, cut = (model.cut(layer) for layer in layers)
     image = frame(photo)[None].to(memory_format=torch.channels_last)
     height, width = image.shape[2:]
     started = time.perf_counter()
@@ -196,13 +200,14 @@ def find(model: Detecting, photo: Image.Image, options: DetectOptions) -> Detect
             output[0], width, height, options.score, options.iou, options.limit
         )
     detections = in_photo(found, frame.scales(*photo.size), labels)
-    chosen = _chosen(detections, options)
-    levels = [maps[each.layer] for each in cut.passed] + [activation]
+    chosen = chosen_boxes(detections, options)
+    # A pass of the trunk for each further layer: kept cuts stay as many as there are blocks.
+    levels = [(each, each.run_trunk(image)[0]) for each in earlier] + [(cut, activation)]
     formula = BOX_METHODS[options.method].run
     heat = fused(
         [
             box_maps(each, level, model.asked, found.some(chosen), options.of, formula)
-            for each, level in zip(cut.cuts, levels, strict=True)
+            for each, level in levels
         ]
     )
     heatmaps = tuple(
@@ -210,9 +215,7 @@ def find(model: Detecting, photo: Image.Image, options: DetectOptions) -> Detect
         for which, each in zip(chosen, heat.numpy(), strict=True)
     )
     ended = time.perf_counter()
-    passed = {each.layer for each in cut.passed}
-    gates = {name: each for name, each in {**maps, **head_maps}.items() if name not in passed}
-    gates = gates if options.attention else {}
+    gates = {**maps, **head_maps} if options.attention else {}
     return Detected(
         model=model.card.name,
         photo=photo,
@@ -232,10 +235,12 @@ def find(model: Detecting, photo: Image.Image, options: DetectOptions) -> Detect
 
 
 def layers_of(model: Detecting, asked: str | None) -> tuple[str, ...]:
-    """The blocks that an option names, in the network's order. Raises UnknownName."""
+    """The blocks that an option names, in the network's order. Raises UnknownName, OptionClash."""
     if asked is None:
         return (model.default_layer,)
     names = [name.strip() for name in asked.split(",")]
+    if len(names) > MOST_LAYERS:
+        raise OptionClash(f"{len(names)} layers are too many; ask for {MOST_LAYERS} at most.")
     for name in names:
         if name not in model.layers:
             raise UnknownName.of(f"layer of '{model.card.name}'", name, model.layers)
@@ -371,7 +376,7 @@ def counterparts(mine: Detected, other: Detected) -> tuple[int | None, ...]:
     return tuple(found)
 
 
-def _chosen(detections: Sequence[Detection], options: DetectOptions) -> list[int]:
+def chosen_boxes(detections: Sequence[Detection], options: DetectOptions) -> list[int]:
     """Positions of the boxes to explain."""
     if options.box is None:
         return [*range(min(options.maps, len(detections)))]

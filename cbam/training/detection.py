@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -26,7 +26,7 @@ from cbam.cards.detector import (
     write_detector_card,
 )
 from cbam.data.boxed import Boxed
-from cbam.detectors import DETECTORS
+from cbam.detectors import DETECTORS, FCOS
 from cbam.errors import BadData, BadRecipe
 from cbam.images.frame import Frame
 from cbam.trace.cut import cut_at
@@ -115,8 +115,11 @@ def fit(
     run.mkdir(parents=True, exist_ok=True)
     checkpoint = run / "checkpoint.pt"
     torch.manual_seed(recipe.seed)
-    network = DETECTORS[recipe.detector].make(
-        body, num_classes=len(recipe.labels), **recipe.detector_options
+    network = cast(
+        FCOS,
+        DETECTORS[recipe.detector].make(
+            body, num_classes=len(recipe.labels), **recipe.detector_options
+        ),
     )
     learning = [p for p in network.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [

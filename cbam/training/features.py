@@ -44,14 +44,8 @@ def view_of(boxed: Boxed, number: int, seed: int) -> tuple[Image.Image, Tensor, 
     View 0 is the photo. The others are mirrored and, by chance that `seed` fixes, enlarged to a
     crop, shrunk on grey, or neither; their colours vary a little.
     """
-    data = boxed.photo if isinstance(boxed.photo, bytes) else boxed.photo.read_bytes()
-    photo = decode(data)
-    width, height = photo.size
-    scale = torch.tensor([width, height, width, height], dtype=torch.float32)
-    boxes = torch.tensor(boxed.regions, dtype=torch.float32).reshape(-1, 4) * scale
-    labels = torch.tensor(boxed.labels, dtype=torch.int64)
     if number == 0:
-        return photo, boxes, labels
+        return opened(boxed)
     change = v2.Compose(
         [
             v2.RandomHorizontalFlip(p=1),
@@ -67,11 +61,28 @@ def view_of(boxed: Boxed, number: int, seed: int) -> tuple[Image.Image, Tensor, 
             v2.SanitizeBoundingBoxes(min_size=2),
         ]
     )
-    framed = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width))
+    return changed(boxed, change, seed)
+
+
+def opened(boxed: Boxed) -> tuple[Image.Image, Tensor, Tensor]:
+    """A photo, its boxes (n, 4) in pixels and their labels (n,). Raises BadImage, OSError."""
+    data = boxed.photo if isinstance(boxed.photo, bytes) else boxed.photo.read_bytes()
+    photo = decode(data)
+    scale = torch.tensor(photo.size * 2, dtype=torch.float32)
+    boxes = torch.tensor(boxed.regions, dtype=torch.float32).reshape(-1, 4) * scale
+    return photo, boxes, torch.tensor(boxed.labels, dtype=torch.int64)
+
+
+def changed(
+    boxed: Boxed, change: Callable[[dict[str, Any]], dict[str, Any]], seed: int
+) -> tuple[Image.Image, Tensor, Tensor]:
+    """The same behind a transform of torchvision.transforms.v2, whose chance `seed` fixes."""
+    photo, boxes, labels = opened(boxed)
+    framed = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=photo.size[::-1])
     with torch.random.fork_rng(devices=[]):  # the transforms draw from the main generator
         torch.manual_seed(seed)
-        changed = change({"photo": photo, "boxes": framed, "labels": labels})
-    return changed["photo"], changed["boxes"].as_subclass(Tensor), changed["labels"]
+        found = change({"photo": photo, "boxes": framed, "labels": labels})
+    return found["photo"], found["boxes"].as_subclass(Tensor), found["labels"]
 
 
 def keep_features(
