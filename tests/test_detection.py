@@ -291,6 +291,13 @@ def test_the_frame_is_a_whole_number_of_cells_and_boxes_follow():
     assert frame(photo(100, 75)).shape == (3, 160, 224)
 
 
+def test_a_square_frame_bends_photos_to_any_size():
+    frame = Frame(300, square=True)
+    assert frame.size(1000, 750) == (300, 300)
+    assert frame.scales(600, 150) == (0.5, 2, 0.5, 2)
+    assert frame(photo(100, 75)).shape == (3, 300, 300)
+
+
 def test_a_detector_stores_its_head_alone(folder: Path, tmp_path: Path):
     card = read_detector_card(folder / "tiny-cbam-things")
     assert card.title == "FCOS on CBAM-ResNet-18"
