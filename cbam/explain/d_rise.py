@@ -84,7 +84,8 @@ def likeness(targets: Found, seen: Found) -> Tensor:
     if not len(seen.boxes):
         return torch.zeros(len(targets.boxes))
     cosine = nn.functional.cosine_similarity(targets.chances[:, None], seen.chances[None], dim=2)
-    return (box_iou(targets.boxes, seen.boxes) * cosine).amax(dim=1)
+    alike: Tensor = box_iou(targets.boxes, seen.boxes) * cosine
+    return alike.amax(dim=1)
 
 
 def d_rise_maps(

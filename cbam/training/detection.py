@@ -153,7 +153,8 @@ def fit(
                 torch.stack([each.marked for each in batch]),
             )
             optimizer.zero_grad()
-            sum(losses.values(), torch.zeros(())).backward()
+            together = sum(losses.values(), torch.zeros(()))
+            together.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(learning, 10.0)
             optimizer.step()
             schedule.step()
