@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import cbam
 from app.cli.main import app
+from app.routes.answers import detector_info
 from cbam.cards.card import load_network
 from cbam.cards.detector import read_detector_card, write_detector_card
 from cbam.data.boxed import Boxed, boxed_photos
@@ -79,6 +80,9 @@ def test_every_kind_is_trained_written_loaded_and_asked(tmp_path: Path, detector
         "fcos": "FCOS on CBAM-ResNet-18",
     }
     assert card.title == expected[detector]
+    shown = detector_info(card)
+    assert shown.network in shown.title
+    assert shown.classifier == ""
     model = cbam.load(card.folder)
     photo = boxed(tmp_path)[0].photo
     for of in ("score", "left"):

@@ -354,7 +354,9 @@ class DetectorInfo(BaseModel):
     gates: list[GateInfo]
     kind: str
     paper: str = Field(description="of the kind of detector")
-    classifier: str = Field(description="the model whose network it stands on")
+    classifier: str = Field(
+        description="the model whose network it stands on; empty: it has a network of its own"
+    )
     classes: list[str]
     input_size: int = Field(description="pixels of the photo's longer side, as the network sees it")
     metrics: dict[str, dict[str, Any]]
@@ -653,7 +655,7 @@ def detector_info(card: DetectorCard) -> DetectorInfo:
         family=card.family,
         family_title=card.family_title,
         title=card.title,
-        network=card.network.title,
+        network=card.body_title,
         attention=card.attention,
         phrase=attention.phrase,
         gates=[GateInfo(**asdict(each)) for each in attention.gates],

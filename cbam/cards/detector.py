@@ -32,14 +32,13 @@ from cbam.images.frame import Frame
 SECTION = "[detector]"
 
 
-class Whole(BaseModel):
+@dataclass(frozen=True)
+class Whole:
     """[detector.whole] in card.toml: what a network of its own is built of."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     backbone: str  # a name in BACKBONES
     attention: str  # a name in ATTENTION; where it stands is the kind's to say
-    attention_options: dict[str, Any] = {}
+    attention_options: dict[str, Any] = field(default_factory=dict)
 
 
 class _Section(BaseModel):
@@ -122,14 +121,21 @@ class DetectorCard:
     def title(self) -> str:
         """What people call such a network: "FCOS on CBAM-ResNet-50", "CBAM-StairNet on VGG-16"."""
         kind = DETECTORS[self.kind]
+        gates = self._gates if self.whole and kind.in_head else ""
+        return f"{gates}{kind.title} on {self.body_title}"
+
+    @property
+    def body_title(self) -> str:
+        """What people call the network that it stands on: "CBAM-ResNet-50"."""
         if self.whole is None:
-            return f"{kind.title} on {self.network.title}"
-        gates = ATTENTION[self.whole.attention].title
-        gates = f"{gates}-" if gates else ""
-        body = BACKBONES[self.whole.backbone].title
-        return (
-            f"{gates}{kind.title} on {body}" if kind.in_head else f"{kind.title} on {gates}{body}"
-        )
+            return self.network.title
+        gates = "" if DETECTORS[self.kind].in_head else self._gates
+        return f"{gates}{BACKBONES[self.whole.backbone].title}"
+
+    @property
+    def _gates(self) -> str:
+        title = ATTENTION[self.attention].title
+        return f"{title}-" if title else ""
 
 
 def is_detector(folder: Path) -> bool:
@@ -270,7 +276,7 @@ def write_detector_card(
         "detector": {
             "kind": card.kind,
             **(
-                {"whole": card.whole.model_dump()}
+                {"whole": asdict(card.whole)}
                 if card.whole
                 else {"classifier": card.classifier, "classifier_sha256": card.classifier_sha256}
             ),
