@@ -12,6 +12,7 @@
     ├── BadSetting         a setting of the service that makes no sense
     ├── BadCard            a model card or its weights do not hold together
     ├── BadRecipe          a training recipe does not hold together
+    ├── BadBundle          a bundle that is none, was changed, or is made to hurt
     ├── BadData            photos, classes or boxes that do not fit what is asked of them
     ├── TooSlow            a costly method did not end within its time limit
     └── BadImage           an upload that cannot be used
@@ -118,6 +119,10 @@ class BadCard(CBAMLensError):
 
 class BadRecipe(CBAMLensError):
     """A training recipe names something that cannot be trained."""
+
+
+class BadBundle(CBAMLensError):
+    """A file that is no bundle, or not the one that its manifest describes."""
 
 
 class BadData(CBAMLensError):

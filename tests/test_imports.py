@@ -22,7 +22,7 @@ TESTS = Path(__file__).parent
 ORDER = (
     *("errors", "undisturbed", "images", "data", "render", "lettering", "attention", "backbones"),
     *("detectors", "paper", "cards", "trace", "explain", "backends", "sheets", "model", "detector"),
-    *("zoo", "evaluate", "training"),
+    *("bundle", "zoo", "evaluate", "training"),
 )
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 ROOMS = ("cbam", "app", "benchmarks")
