@@ -8,7 +8,6 @@ from pathlib import Path
 import fastapi_offline
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from starlette.types import ASGIApp
 
 from app import problems
@@ -18,6 +17,7 @@ from app.inference.engine import Engine
 from app.oip.routes import oip
 from app.routes.answers import detector_info
 from app.routes.api import api, lists
+from app.routes.bundle import bundles
 from app.routes.faithfulness import faithfulness
 from app.routes.inside import inside
 from app.routes.ops import ops
@@ -25,8 +25,8 @@ from app.routes.pages import gallery, pages, read_paper
 from app.settings import Settings
 from app.telemetry import logs
 from app.telemetry.observe import Observe
+from app.templating import bundled, templates
 from cbam import __version__
-from cbam.explain.verdict import counted, either
 
 
 class Guarded(FastAPI):
@@ -37,12 +37,6 @@ class Guarded(FastAPI):
         inner = super().build_middleware_stack()
         guarded = Guard(inner, settings.root_path, settings.trusted_hosts)
         return Observe(guarded, self.state.engine.metrics)
-
-
-def bundled(name: str) -> Path:
-    """A folder that ships with the app: inside the package in a wheel, next to it in a checkout."""
-    packaged = Path(str(files("app"))) / "_bundled" / name
-    return packaged if packaged.is_dir() else Path(__file__).parent.parent / name
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -77,16 +71,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.gallery = gallery(app.state.static)
     app.state.detectors = [detector_info(card) for card in engine.detector_cards.values()]
     app.state.paper = read_paper(app.state.static)
-    app.state.templates = Environment(
-        loader=FileSystemLoader(bundled("templates")),
-        autoescape=select_autoescape(),
-        undefined=StrictUndefined,
-    )
-    app.state.templates.filters |= {"counted": counted, "either": either}
+    app.state.templates = templates()
     problems.install(app)
     app.include_router(pages)
     app.include_router(lists)
-    for questions in (api, inside, faithfulness):
+    for questions in (api, inside, faithfulness, bundles):
         app.include_router(questions, dependencies=app.state.access.dependencies)
     app.include_router(oip)
     app.include_router(ops)

@@ -26,8 +26,9 @@ from pathlib import Path
 import httpx2 as httpx
 
 from app.inference.engine import Engine
-from app.main import bundled, create_app
+from app.main import create_app
 from app.settings import Settings
+from app.templating import bundled
 from benchmarks.subjects import Plan
 from benchmarks.table import Row, Side, at_least
 from cbam.backends.choose import AUTO, EAGER

@@ -28,11 +28,12 @@ from fastapi.testclient import TestClient
 
 import cbam
 from app.inference import engine as engine_module
-from app.main import bundled, create_app
+from app.main import create_app
 from app.routes import pages as pages_module
 from app.routes.deps import Asked
 from app.routes.forms import PageFields
 from app.settings import Settings
+from app.templating import bundled
 from cbam.explain.explanation import Prediction
 from cbam.images.formats import EITHER
 

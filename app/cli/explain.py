@@ -3,13 +3,24 @@
 import hashlib
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
+from PIL import Image
 
-from app.cli.shared import RUNNERS, check_picture, say, show_json, show_table, write_picture
+from app.cli.shared import (
+    RUNNERS,
+    check_picture,
+    say,
+    show_json,
+    show_table,
+    write_file,
+    write_picture,
+)
 from cbam.backends.choose import EAGER, check_backend
+from cbam.bundle.records import Bundle, bundle_of
 from cbam.cards.card import Card
 from cbam.cards.families import available, by_family
 from cbam.errors import BrokenImage, MissingFile
@@ -24,12 +35,19 @@ from cbam.images.formats import EITHER
 from cbam.model import Unloaded, find_card, load
 from cbam.sheets import compare_sheet
 
+TAKEN_AWAY = (".zip", ".html")  # what -o writes beside pictures
+
 
 def explain_command(
     photo: Annotated[Path, typer.Argument(help=f"a {EITHER} file; -: standard input")],
     output: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("-o", "--output", help="picture to write: the models side by side"),
+        typer.Option(
+            "-o",
+            "--output",
+            help="file to write: a picture of the models side by side, a .zip with all of it "
+            "(see `cbam-lens open`), or .html",
+        ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="print the answer of /api/v1/explain")
@@ -69,9 +87,9 @@ def explain_command(
     ] = Options.top_k,
     backend: Annotated[str, typer.Option(help=f"what runs the networks: {RUNNERS}")] = EAGER,
 ) -> None:
-    """Ask the models about a photo: a table, a picture (-o) or JSON (--json)."""
+    """Ask the models about a photo: a table, JSON (--json), a picture, a bundle or HTML (-o)."""
     if output is not None:
-        check_picture(output)
+        check_picture(output, TAKEN_AWAY)
     check_backend(backend)
     cards = [find_card(name) for name in model] if model else default_family()
     options = Options(
@@ -82,45 +100,69 @@ def explain_command(
     data = read_photo(photo)
     image = decode(data)
     waits = {"decode": (time.perf_counter() - started) * 1000, "queue": 0.0}
-    question = resolve([load(card.folder, backend) for card in cards], options)
+    models = [load(card.folder, backend) for card in cards]
+    question = resolve(models, options)
     if gates:
         before, explanations = before_and_after(question, image)
     else:
         before = explanations = answer(question, image)
+    sha256 = hashlib.sha256(data).hexdigest()
     if as_json:
         from app.inference.engine import Answer
         from app.routes.answers import explained, intervened
 
-        sha256 = hashlib.sha256(data).hexdigest()
         old, new = (Answer(each, waits, sha256) for each in (before, explanations))
         made = intervened(old, new) if gates else explained(new)
         show_json(made.model_dump_json(indent=1))
-    elif gates:
-        _show_changes(before, explanations)
     else:
-        found = verdict(explanations)
-        say(found.headline)
-        if warning := found.warning(explanations[0].classes):
-            say(warning)
-        label = explanations[0].target.label
-        titles = ("model", "says", f"P({label})", f"{METHODS[method].title} peak")
-        rows: list[tuple[str, ...]] = []
-        for each in explanations:
-            says = ", ".join(f"{p.label} {p.probability:.1%}" for p in each.words[:1])
-            classes = ", ".join(f"{p.label} {p.probability:.1%}" for p in each.predictions[:3])
-            says = classes if len(each.words[0].indices) == 1 else f"{says} ({classes})"
-            peak = float(each.heatmap.max())
-            shown = f"{peak:.3g}" if peak > 0 else "no positive evidence"
-            rows.append((each.model, says, f"{each.target.probability:.1%}", shown))
-        show_table(titles, rows)
-    if output is not None:
-        # A sheet says that gates were changed; a bare overlay could not.
-        alone = len(explanations) == 1 and not gates
-        sheet = explanations[0].overlay() if alone else compare_sheet(explanations)
-        write_picture(sheet, output)
+        show_answer(before, explanations, bool(gates))
+    if output is not None and output.suffix.lower() in TAKEN_AWAY:
+        changed = explanations if gates else None
+        write_bundle(bundle_of(before, models, options, sha256, changed), output)
+    elif output is not None:
+        write_picture(sheet(explanations), output)
 
 
-def _show_changes(before: list[Explanation], after: list[Explanation]) -> None:
+def write_bundle(bundle: Bundle, path: Path) -> None:
+    """Write an answer as a bundle or as an HTML file. Raises CannotWrite."""
+    from app.takeaway import html_file, zip_file
+
+    is_zip = path.suffix.lower() == ".zip"
+    write_file(zip_file(bundle) if is_zip else html_file(bundle).encode(), path)
+
+
+def sheet(explanations: Sequence[Explanation]) -> Image.Image:
+    """An answer as one picture."""
+    # A sheet says that gates were changed; a bare overlay could not.
+    alone = len(explanations) == 1 and not explanations[0].changed
+    return explanations[0].overlay() if alone else compare_sheet(explanations)
+
+
+def show_answer(
+    before: Sequence[Explanation], explanations: Sequence[Explanation], changed: bool
+) -> None:
+    """What each model says, as a table; of `changed` gates before and after."""
+    if changed:
+        _show_changes(before, explanations)
+        return
+    found = verdict(explanations)
+    say(found.headline)
+    if warning := found.warning(explanations[0].classes):
+        say(warning)
+    label, method = explanations[0].target.label, explanations[0].method
+    titled = METHODS[method].title if method in METHODS else method
+    rows: list[tuple[str, ...]] = []
+    for each in explanations:
+        says = ", ".join(f"{p.label} {p.probability:.1%}" for p in each.words[:1])
+        classes = ", ".join(f"{p.label} {p.probability:.1%}" for p in each.predictions[:3])
+        says = classes if len(each.words[0].indices) == 1 else f"{says} ({classes})"
+        peak = float(each.heatmap.max())
+        shown = f"{peak:.3g}" if peak > 0 else "no positive evidence"
+        rows.append((each.model, says, f"{each.target.probability:.1%}", shown))
+    show_table(("model", "says", f"P({label})", f"{titled} peak"), rows)
+
+
+def _show_changes(before: Sequence[Explanation], after: Sequence[Explanation]) -> None:
     """What each model says with its gates as they are and with changed ones."""
     label = before[0].target.label
     rows: list[tuple[str, ...]] = []

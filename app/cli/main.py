@@ -12,6 +12,7 @@ from app.cli.evaluate import evaluate
 from app.cli.explain import explain_command
 from app.cli.figure import figure
 from app.cli.models import models_app
+from app.cli.open import open_command
 from app.cli.paper import paper
 from app.cli.serve import serve
 from app.cli.shared import FAILED, INTERRUPTED, complain, say
@@ -28,6 +29,7 @@ app = typer.Typer(
 app.command()(serve)
 app.command("explain")(explain_command)
 app.command()(figure)
+app.command("open")(open_command)
 app.command("detect")(detect_command)
 app.add_typer(models_app, name="models")
 app.command()(train)

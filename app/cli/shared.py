@@ -148,12 +148,16 @@ def end_quietly() -> NoReturn:
     raise SystemExit(PIPE_CLOSED)
 
 
-def check_picture(path: Path) -> None:
-    """Check that a picture can be written to `path`, before the work. Raises CannotWrite."""
-    if path.suffix.lower() not in PICTURES:
+def check_picture(path: Path, others: Sequence[str] = ()) -> None:
+    """Check that a picture can be written to `path`, before the work. Raises CannotWrite.
+
+    `others`: endings of what else it may be.
+    """
+    if path.suffix.lower() not in (*PICTURES, *others):
         came = f"the ending '{path.suffix}'" if path.suffix else "no ending"
         raise CannotWrite(
-            f"The picture '{path}' has {came}; it decides the format. Known: {', '.join(PICTURES)}."
+            f"The {'file' if others else 'picture'} '{path}' has {came}; it decides the format. "
+            f"Known: {', '.join((*PICTURES, *others))}."
         )
     if path.is_dir():
         raise CannotWrite(f"'{path}' is a folder. Name a file, such as '{path / 'sheet.png'}'.")
@@ -182,8 +186,13 @@ def write_picture(image: Image.Image, path: Path) -> None:
     """Write a picture in the format of its ending. Raises CannotWrite."""
     buffer = io.BytesIO()
     image.save(buffer, PICTURES[path.suffix.lower()])
+    write_file(buffer.getvalue(), path)
+
+
+def write_file(data: bytes, path: Path) -> None:
+    """Write a file and say so. Raises CannotWrite."""
     try:
-        path.write_bytes(buffer.getvalue())
+        path.write_bytes(data)
     except OSError as error:
         raise CannotWrite(f"'{path}' could not be written: {error.strerror}.") from error
     note(f"wrote {path}")

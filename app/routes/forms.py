@@ -1,7 +1,7 @@
 """The form fields of each route: checked once, documented from the same place."""
 
 from dataclasses import replace
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -228,6 +228,14 @@ class FaithfulnessFields(CompareFields):
             read_box(self.box) if self.box else None,
             time_limit_s,
         )
+
+
+class BundleFields(ExplainFields):
+    """/bundle"""
+
+    format: Literal["zip", "html"] = Field(
+        "zip", description="zip: photo, maps and manifest; html: one page to read"
+    )
 
 
 class HeatmapFields(TargetFields):

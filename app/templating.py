@@ -1,0 +1,27 @@
+"""Where templates and static files lie, and what fills the templates."""
+
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+from cbam.explain.verdict import counted, either
+
+
+def bundled(name: str) -> Path:
+    """A folder that ships with the app: inside the package in a wheel, next to it in a checkout."""
+    packaged = Path(str(files("app"))) / "_bundled" / name
+    return packaged if packaged.is_dir() else Path(__file__).parent.parent / name
+
+
+@cache
+def templates() -> Environment:
+    """The templates, with what they may call."""
+    environment = Environment(
+        loader=FileSystemLoader(bundled("templates")),
+        autoescape=select_autoescape(),
+        undefined=StrictUndefined,
+    )
+    environment.filters |= {"counted": counted, "either": either}
+    return environment
