@@ -222,7 +222,7 @@ def test_the_class_to_contrast_with_is_searched_for(visit: Visit) -> None:
     expect(versus).to_have_attribute("aria-expanded", "true")
     versus.press("ArrowDown")
     versus.press("Enter")
-    expect(page.locator(".rest code")).to_contain_text('-F "versus=Egyptian cat"')
+    expect(page.locator(".rest code")).to_contain_text("-F 'versus=Egyptian cat'")
     assert "versus=Egyptian+cat" in page.url
 
 

@@ -22,6 +22,7 @@ from fastapi.responses import HTMLResponse
 from PIL import Image
 from pydantic import ValidationError
 
+from app import takeaway
 from app.edge.access import admit
 from app.problems import refusal
 from app.routes import answers
@@ -40,6 +41,8 @@ from app.routes.uploads import Upload, read_upload
 from app.routes.views import VIEWS, shown
 from cbam import ATTENTION, METHODS, __version__, render
 from cbam.cards.card import Card
+from cbam.bundle.records import Asked as AskedAgain
+from cbam.bundle.records import ModelRecord, target_of
 from cbam.errors import CBAMLensError
 from cbam.explain.explanation import BlockAttention, Explanation
 from cbam.explain.formulas import FUSIONS
@@ -278,6 +281,9 @@ def _shown(asked: Asked[PageFields], parts: frozenset[str]) -> dict[str, Any]:
     """The answer with the pictures that `parts` ask for. Only the whole page has pictures of the
     maps, for readers without JavaScript."""
     explanations = asked.answer.explanations
+    target = target_of(asked.models[0].card, explanations[0].target)
+    question = AskedAgain.of(asked.fields.options(), target)
+    records = [ModelRecord.of(model) for model in asked.models]
     result: dict[str, Any] = {
         "explained": answers.explained(asked.answer),
         "models": [answers.model_info(model) for model in asked.models],
@@ -289,6 +295,8 @@ def _shown(asked: Asked[PageFields], parts: frozenset[str]) -> dict[str, Any]:
         ],
         "unit": METHODS[explanations[0].method].unit,
         "places": _places(asked.models),
+        "lines": takeaway.lines(question, records, asked.fields.photo or "photo.jpg"),
+        "lines_target": question.target,
         "what_if": None,
     }
     if "photo" in parts or "page" in parts:

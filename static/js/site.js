@@ -16,6 +16,7 @@ import "./views/trust.js";
 import "./elements/copy-text.js";
 import "./elements/take-photo.js";
 import "./elements/recent-photos.js";
+import "./elements/take-away.js";
 import "./elements/photo-form.js";
 import "./elements/class-search.js";
 import "./elements/view-tabs.js"; // last: a view that it shows is ready

@@ -9,11 +9,10 @@ class CopyText extends HTMLElement {
   connectedCallback() {
     const code = one(this, "pre code", HTMLElement);
     const button = one(this, "button", HTMLButtonElement);
-    const text = (code.textContent ?? "").replace("http://127.0.0.1:8000", location.origin);
-    code.textContent = text;
+    code.textContent = (code.textContent ?? "").replace("http://127.0.0.1:8000", location.origin);
     button.hidden = !navigator.clipboard; // only over https or on localhost
     button.addEventListener("click", async () => {
-      await navigator.clipboard.writeText(text);
+      await navigator.clipboard.writeText(code.textContent ?? ""); // it may have changed
       button.textContent = "Copied";
     });
   }
