@@ -20,6 +20,7 @@ from app.routes.api import api, lists
 from app.routes.bundle import bundles
 from app.routes.faithfulness import faithfulness
 from app.routes.inside import inside
+from app.routes.live import live
 from app.routes.ops import ops
 from app.routes.pages import gallery, pages, read_paper
 from app.settings import Settings
@@ -77,6 +78,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(lists)
     for questions in (api, inside, faithfulness, bundles):
         app.include_router(questions, dependencies=app.state.access.dependencies)
+    app.include_router(live)
     app.include_router(oip)
     app.include_router(ops)
     app.mount("/static", StaticFiles(directory=app.state.static), "static")

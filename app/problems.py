@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from app.inference.errors import Busy
@@ -93,7 +94,7 @@ class Refusal(NamedTuple):
         return STATUSES.get(self.status, OTHER).title or HTTPStatus(self.status).phrase
 
 
-def refusal(request: Request, error: Exception) -> Refusal:
+def refusal(request: HTTPConnection, error: Exception) -> Refusal:
     """The answer to any exception. Keeps Busy's own reason on the request, for metrics and log."""
     if isinstance(error, HTTPException):
         return Refusal(error.status_code, error.detail, error.headers)

@@ -308,6 +308,16 @@ class DetectFields(Fields):
         )
 
 
+class LiveFields(Fields):
+    """/live: what is asked of every frame"""
+
+    target: Text = Field("", description="a class as for /explain; default: each frame's top one")
+    top_k: int = Field(3, ge=1, le=10)
+
+    def options(self) -> Options:
+        return Options(self.target or None, top_k=self.top_k, in_words=True)
+
+
 class PageFields(ExplainFields):
     """POST / of the page, where a gallery photo can replace the upload."""
 

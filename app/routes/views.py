@@ -20,6 +20,7 @@ VIEWS: dict[str, View] = {
     "trust": View("Trust", scripts=True),
     "methods": View("Methods", scripts=True),
     "find": View("Find", scripts=True),
+    "live": View("Live", scripts=True),
     "how": View("How it works", scripts=True),
     "paper": View("The paper"),
 }

@@ -56,6 +56,19 @@ class Metrics:
             ("reason",),
             registry=self.registry,
         )
+        self.live = Gauge(
+            "cbam_lens_live_streams",
+            "Number of open live streams.",
+            registry=self.registry,
+        )
+        self.live_frames = Counter(
+            "cbam_lens_live_frames",
+            "Number of frames of live streams: answered, skipped (for a later one), refused.",
+            ("outcome",),
+            registry=self.registry,
+        )
+        for outcome in ("answered", "skipped", "refused"):
+            self.live_frames.labels(outcome)
         for reason in ("gone", "late", "stopped"):
             self.dropped.labels(reason)  # without a zero, a rate misses the first one
 

@@ -13,6 +13,7 @@ import "./views/methods.js";
 import "./views/find-view.js";
 import "./views/how.js";
 import "./views/trust.js";
+import "./views/live.js";
 import "./elements/copy-text.js";
 import "./elements/take-photo.js";
 import "./elements/recent-photos.js";
