@@ -20,7 +20,7 @@ const LONGEST_PX = 480; // of a picture that is sent
 const QUALITY = 0.85;
 const UNDERWAY = 2; // pictures on their way: the next one is there when an answer is done
 const HEAT_PX = 96; // a map's width before it is enlarged smoothly
-const WINDOW_MS = 3000; // over which the rate is counted
+const COUNTED = 12; // answers over which the rate is counted
 const WAIT_MS = 1000; // after a refusal
 
 class LiveView extends HTMLElement {
@@ -35,7 +35,6 @@ class LiveView extends HTMLElement {
   #frames = new Map(); // on their way, by number
   /** @type {number[]} */
   #times = []; // of the latest answers
-  #skipped = 0;
   #pausedUntil = 0;
   #sending = false;
   #hidden = () => document.hidden && this.#stop("Stopped while the page was out of sight.");
@@ -111,7 +110,7 @@ class LiveView extends HTMLElement {
     address.protocol = address.protocol.replace("http", "ws");
     for (const name of json(this, "models")) address.searchParams.append("models", name);
     const socket = (this.#socket = new WebSocket(address));
-    this.#sent = this.#answered = this.#skipped = 0;
+    this.#sent = this.#answered = 0;
     this.#frames.clear();
     this.#times = [];
     socket.addEventListener("open", () => {
@@ -173,11 +172,10 @@ class LiveView extends HTMLElement {
       if (column) this.#column(column, frame, answer, result);
     }
     const now = performance.now();
-    this.#times = [...this.#times.filter((time) => now - time < WINDOW_MS), now];
-    this.#skipped += answer.skipped;
+    this.#times = [...this.#times, now].slice(-COUNTED);
     const span = now - this.#times[0];
-    const rate = span ? ((this.#times.length - 1) / span) * 1000 : 0;
-    this.#fill(this, "rate", `${rate.toFixed(1)} frames per second · ${Math.round(answer.ms)} ms each`);
+    const rate = span ? `${(((this.#times.length - 1) / span) * 1000).toFixed(1)} frames per second · ` : "";
+    this.#fill(this, "rate", `${rate}${Math.round(answer.ms)} ms each`);
     this.dataset.frames = String(Number(this.dataset.frames ?? 0) + 1);
   }
 
