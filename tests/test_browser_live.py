@@ -94,9 +94,7 @@ def test_it_stops_when_another_view_is_shown_and_can_start_again(visit: Visit) -
 
 
 def test_without_a_camera_it_says_what_would_work(visit: Visit) -> None:
-    refuse = (
-        "navigator.mediaDevices.getUserMedia = () => { throw new DOMException('', '%s') }"
-    )
+    refuse = "navigator.mediaDevices.getUserMedia = () => { throw new DOMException('', '%s') }"
     for name, words in (("NotAllowedError", "Allow it"), ("NotFoundError", "No camera")):
         page = visit(LIVE, script=refuse % name)
         page.locator("live-view [data-do=start]").click()

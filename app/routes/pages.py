@@ -40,9 +40,9 @@ from app.routes.forms import PageFields
 from app.routes.uploads import Upload, read_upload
 from app.routes.views import VIEWS, shown
 from cbam import ATTENTION, METHODS, __version__, render
-from cbam.cards.card import Card
 from cbam.bundle.records import Asked as AskedAgain
 from cbam.bundle.records import ModelRecord, target_of
+from cbam.cards.card import Card
 from cbam.errors import CBAMLensError
 from cbam.explain.explanation import BlockAttention, Explanation
 from cbam.explain.formulas import FUSIONS
