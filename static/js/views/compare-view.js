@@ -57,7 +57,7 @@ class CompareView extends HTMLElement {
       this.#keep();
       if (changed.getAttribute("name") === "beside") this.#stand();
       if (changed.getAttribute("name") === "zoom") this.#zoom(Number(this.#slider("zoom").value), this.#middle);
-      this.#paint();
+      else this.#paint();
     });
     this.addEventListener("click", (event) => this.#onClick(event));
     this.addEventListener("heat-painted", () => this.#swipe.paint());
@@ -71,7 +71,7 @@ class CompareView extends HTMLElement {
     });
     this.#listenToPointers();
     this.#ready();
-    this.#stand();
+    if (kept.beside) this.#stand();
   }
 
   disconnectedCallback() {

@@ -107,7 +107,7 @@ class MethodsView extends HTMLElement {
     try {
       this.#cells = await this.#columns(signal);
       for (const row of cheap) {
-        say(row, "…");
+        say(row, "computing…");
         await this.#fill(row, signal, this.#cells);
       }
     } catch (error) {
