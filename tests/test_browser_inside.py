@@ -29,7 +29,7 @@ def server(tiny_models: Path) -> Iterator[str]:
 
 def number(text: str) -> float:
     """The last number of a text."""
-    return float(re.findall(r"-?\d+\.\d+", text.replace("− ", "-"))[-1])
+    return float(re.findall(r"-?\d+\.\d+", text.replace("−", "-"))[-1])
 
 
 def shown(page: Page, block: str) -> None:
@@ -122,11 +122,11 @@ def test_the_steps_numbers_are_the_librarys(visit: Visit, tiny_models: Path) -> 
     found = cbam.load(tiny_models / "tiny-cbam").features(FILE, block)
     channel, (what, where) = found.channels[0], found.gates
     page.locator(".how-dots button").nth(1).click()
-    text = page.locator("how-view [data-fill=text]").inner_text()
+    text = page.locator("how-view [data-fill=text]").inner_text().replace("−", "-")
     for path in what.paths.values():
         assert f"{path.pooled[channel.index]:.3f}" in text
     page.locator(".how-dots button").nth(2).click()
-    foot = page.locator(".how-table tfoot").inner_text()
+    foot = page.locator(".how-table tfoot").inner_text().replace("−", "-")
     for path in what.paths.values():
         assert f"{path.logits[channel.index]:.3f}" in foot
     page.locator(".how-dots button").nth(3).click()

@@ -15,7 +15,15 @@ import { readMap } from "../lib/maps.js";
  * @param {string} text
  */
 export function fill(parent, name, text) {
-  one(parent, `[data-fill=${name}]`, HTMLElement).textContent = text;
+  one(parent, `[data-fill=${name}]`, HTMLElement).textContent = signed(text);
+}
+
+/**
+ * A text with minus signs before its negative numbers.
+ * @param {string} text
+ */
+export function signed(text) {
+  return text.replace(/(?<!\w)-(?=\d)/g, "−");
 }
 
 /** @param {string} text */
@@ -41,7 +49,7 @@ export function span(low, high) {
 export function caption(text) {
   const element = document.createElement("p");
   element.className = "small";
-  element.textContent = text;
+  element.textContent = signed(text);
   return element;
 }
 

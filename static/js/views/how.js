@@ -8,7 +8,7 @@
 
 import { CellMap } from "../elements/cell-map.js";
 import { GateBars } from "../elements/gate-bars.js";
-import { bars, capital, caption, cells, falling, fill, planeOf, span, topOf } from "../elements/gate-pictures.js";
+import { bars, capital, caption, cells, falling, fill, planeOf, signed, span, topOf } from "../elements/gate-pictures.js";
 import { Refused } from "../lib/ask.js";
 import { all, one } from "../lib/dom.js";
 import { onShown } from "../lib/events.js";
@@ -401,10 +401,10 @@ class HowView extends HTMLElement {
       const sum = parts.reduce((all, part) => all + part, gate.bias);
       const value = 1 / (1 + Math.exp(-sum));
       parts.forEach((part, i) => {
-        sums[i].textContent = `plane × weights, added up: ${part.toFixed(3)}`;
+        sums[i].textContent = signed(`plane × weights, added up: ${part.toFixed(3)}`);
       });
       const terms = [...parts.map((part) => part.toFixed(3)), gate.bias.toFixed(3)].join(" + ").replaceAll("+ -", "− ");
-      total.textContent = `Row ${cell.row + 1}, column ${cell.column + 1}: ${terms} = ${sum.toFixed(3)} → sigmoid → ${value.toFixed(3)}`;
+      total.textContent = signed(`Row ${cell.row + 1}, column ${cell.column + 1}: ${terms} = ${sum.toFixed(3)} → sigmoid → ${value.toFixed(3)}`);
       for (const map of maps) map.frame(cell, reach);
       whole.frame(cell, 1);
     };
@@ -549,7 +549,7 @@ function unitsTable(paths, weights, bias, logits, names) {
     texts.forEach((text, at) => {
       const cell = document.createElement(heading || at === 0 ? "th" : "td");
       cell.scope = heading ? "col" : "row";
-      cell.textContent = text;
+      cell.textContent = signed(text);
       tr.append(cell);
     });
     return tr;
