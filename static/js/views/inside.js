@@ -85,7 +85,7 @@ class InsideView extends HTMLElement {
     const block = button.matches(".choose") && button.closest(".block");
     if (block instanceof HTMLElement) this.#go(block.dataset.block ?? "");
     const { channel } = button.dataset;
-    if (channel) this.#choose_channel(Number(channel));
+    if (channel) this.#chooseChannel(Number(channel));
   }
 
   /** @param {EventTarget | null} target */
@@ -100,7 +100,7 @@ class InsideView extends HTMLElement {
       this.#channel = -1;
       this.#ask();
     } else if (target.name === "channel" && target.validity.valid && target.value) {
-      this.#choose_channel(Number(target.value));
+      this.#chooseChannel(Number(target.value));
     }
   }
 
@@ -120,7 +120,7 @@ class InsideView extends HTMLElement {
   #onBar(event) {
     const { target } = event;
     const order = target instanceof GateBars && target.dataset.order;
-    if (order && event instanceof CustomEvent) this.#choose_channel(Number(order.split(" ")[event.detail]));
+    if (order && event instanceof CustomEvent) this.#chooseChannel(Number(order.split(" ")[event.detail]));
   }
 
   /**
@@ -155,10 +155,6 @@ class InsideView extends HTMLElement {
   /** @param {string} block */
   #go(block) {
     this.#mark(block);
-    const row = one(this.#section, ".blocks", HTMLElement);
-    const chosen = one(row, "[data-chosen]", HTMLElement);
-    const middle = chosen.offsetLeft - row.offsetLeft - (row.clientWidth - chosen.clientWidth) / 2;
-    row.scrollTo({ left: middle });
     this.#ask();
   }
 
@@ -166,6 +162,9 @@ class InsideView extends HTMLElement {
   async #ask() {
     const turn = ++this.#turn;
     const panel = this.#panel;
+    const row = one(this.#section, ".blocks", HTMLElement);
+    const chosen = one(row, "[data-chosen]", HTMLElement);
+    row.scrollTo({ left: chosen.offsetLeft - row.offsetLeft - (row.clientWidth - chosen.clientWidth) / 2 });
     panel.setAttribute("aria-busy", "true");
     try {
       const features = await this.#source.of({ models: this.#model, block: this.#block, pick: this.#pick, count: COUNT });
@@ -204,7 +203,7 @@ class InsideView extends HTMLElement {
     const numbers = one(this.#panel, "[name=channel]", HTMLInputElement);
     numbers.max = String(channel_count - 1);
     this.#list(features);
-    await this.#choose_channel(this.#channel < 0 ? channels[0].index : this.#channel);
+    await this.#chooseChannel(this.#channel < 0 ? channels[0].index : this.#channel);
   }
 
   /** @param {string} name */
@@ -320,7 +319,7 @@ class InsideView extends HTMLElement {
   }
 
   /** @param {number} index */
-  async #choose_channel(index) {
+  async #chooseChannel(index) {
     const features = this.#shown;
     if (!features || index >= features.channel_count) return;
     this.#channel = index;
