@@ -1,6 +1,8 @@
 // @ts-check
 // Every custom element of the page. The page works without them; each only adds to what the server rendered.
 
+import "./elements/talk-stage.js"; // first: it reads the address before others change it
+import "./elements/page-keys.js";
 import "./elements/heat-map.js";
 import "./elements/gate-map.js";
 import "./elements/gate-bars.js";

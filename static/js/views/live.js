@@ -1,5 +1,5 @@
 // @ts-check
-// <live-view data-url="/api/v1/live" data-models='["…"]'> <button data-do="start"> … <video> … <article data-model="…"> … </live-view>
+// <live-view data-url="…/api/v1/live" data-models='["…"]'> <button data-do="start"> … <video> … <article data-model="…"> … </live-view>
 //
 // Sends the camera's pictures to the server while this view is in sight, and paints each answer on the
 // picture that it is about. Of pictures that come faster than answers, the server takes the latest.
