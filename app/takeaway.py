@@ -62,7 +62,7 @@ def html_file(bundle: Bundle) -> str:
     small, scale = shrunk(shown[0].photo, SHOWN_PX)
     context = {
         "values": (bundled("static") / "css" / "values.css").read_text(encoding="utf-8"),
-        "inferno": render.COLOUR_MAPS["inferno"],
+        "inferno": render.COLOUR_MAPS["inferno"].stops,
         "headline": found.headline,
         "warning": found.warning(shown[0].classes),
         "target": shown[0].target,
@@ -103,6 +103,7 @@ def lines(
         "top_k": question.top_k,
         "versus": question.versus,
         "gates": question.gates,
+        "fuse": question.fuse if "," in (question.layer or "") else None,
     }
     given = {name: value for name, value in options.items() if value not in (None, "")}
     backends = list(dict.fromkeys(each.backend for each in models))

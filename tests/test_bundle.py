@@ -80,7 +80,7 @@ def nothing(_: dict[str, Any]) -> None:
 
 def assert_same(mine: Explanation, its: Explanation) -> None:
     for name in ("model", "view", "predictions", "target", "method", "layer", "versus", "words",
-                 "classes", "none_of_these"):  # fmt: skip
+                 "fuse", "classes", "none_of_these"):  # fmt: skip
         assert getattr(mine, name) == getattr(its, name), name
     assert dict(mine.changed) == dict(its.changed)
     assert np.array_equal(np.asarray(mine.photo), np.asarray(its.photo))
@@ -97,7 +97,8 @@ def assert_same(mine: Explanation, its: Explanation) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"target": "church", "method": "layercam", "layer": ["layer2.0", "layer4.1"], "top_k": 2},
+    [{}, {"target": "church", "method": "layercam", "layer": ["layer2.0", "layer4.1"], "top_k": 2,
+      "fuse": "max"},
      {"target": 1, "versus": "tench", "method": "finercam"}, {"gates": "open"},
      {"gates": {"layer1.0.channel": 0.5}}],
     ids=["plain", "layers", "versus", "open", "mapping"],

@@ -144,7 +144,7 @@ def asked(client: TestClient, **options: Any) -> tuple[Asked, list[ModelRecord]]
 
 OPTIONS: list[dict[str, Any]] = [
     {"target": "a"},
-    {"target": "c", "method": "layercam", "layer": "layer2.0,layer4.1", "top_k": 3},
+    {"target": "c", "method": "layercam", "layer": "layer2.0,layer4.1", "top_k": 3, "fuse": "max"},
     {"target": "b", "method": "finercam", "versus": "j"},
     {"target": 4, "gates": "layer1.0.channel=off, *.spatial=0.5"},
 ]

@@ -209,6 +209,7 @@ def _explanation(result: Result, photo: Image.Image, files: dict[str, bytes]) ->
         classes=result.classes,
         none_of_these=result.none_of_these,
         changed=result.changed,
+        fuse=result.fuse,
     )
 
 

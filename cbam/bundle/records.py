@@ -78,6 +78,7 @@ class Result(Record):
     classes: int
     none_of_these: bool
     changed: dict[str, str]
+    fuse: Name
 
 
 class Asked(Record):
@@ -89,6 +90,7 @@ class Asked(Record):
     top_k: int
     versus: int | str | None
     gates: Annotated[str, Field(max_length=100_000)]
+    fuse: Name
 
     @classmethod
     def of(cls, options: Options, target: int | str) -> "Asked":
@@ -101,6 +103,7 @@ class Asked(Record):
             top_k=int(options.top_k),
             versus=_plain(options.versus),
             gates=gates_text(options.gates),
+            fuse=options.fuse,
         )
 
 

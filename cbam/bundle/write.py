@@ -150,6 +150,7 @@ def _result(
         classes=each.classes,
         none_of_these=bool(each.none_of_these),
         changed=dict(each.changed),
+        fuse=each.fuse,
     )
 
 
