@@ -261,7 +261,7 @@ def test_differences_are_told_by_hand(visit: Visit) -> None:
     assert said["boxes"] == [{"plain": 0, "SE": 0, "CBAM": 0}, {"CBAM": 1}, {"SE": 1}]
     # Three quarters of the photo: the whole left cell and half of the right one.
     assert said["halves"] == {"inside": pytest.approx(5 / 3), "outside": pytest.approx(3)}
-    assert said["counted"] == "sheep (2) and cow"
+    assert said["counted"] == "sheep (2) and a cow"
     assert [each.replace("\u00a0", " ") for each in said["said"]] == [
         "",
         "CBAM finds a second sheep that plain and SE miss (plain gives it only 20 %; SE says cow).",

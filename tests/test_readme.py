@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli.main import app
+from app.cli.models import DETECTOR_TABLES
 from app.main import create_app
 from app.routes.answers import Map
 from app.settings import Settings
@@ -44,6 +45,14 @@ def test_the_tables_of_gates_and_boxes_are_what_the_command_prints(command: str)
     printed = CliRunner().invoke(app, ["models", *command.split(), "--markdown"]).stdout
     assert printed.count("\n") > 3
     assert printed in DOCS["models"]
+
+
+@pytest.mark.parametrize("which", DETECTOR_TABLES)
+def test_the_tables_of_detectors_are_what_the_command_prints(which: str) -> None:
+    printed = CliRunner().invoke(app, ["models", "detectors", which, "--markdown"]).stdout
+    assert printed.count("\n") > 4
+    assert "not measured" not in printed
+    assert printed in DOCS["detection"]
 
 
 def test_the_speeds_are_all_those_with_a_target_that_the_benchmark_wrote() -> None:

@@ -110,6 +110,11 @@ export function named(all, thing) {
   const same = all.filter(({ label }) => label === thing.label);
   const ordinal = ORDINALS[same.indexOf(thing) + 1] ?? "further ";
   const words = `${ordinal}${thing.label}`;
+  return article(words);
+}
+
+/** @param {string} words */
+function article(words) {
   return `${/^[aeiou]/i.test(words) ? "an" : "a"} ${words}`;
 }
 
@@ -122,13 +127,13 @@ export function listed(names) {
 }
 
 /**
- * Things by class, with how many there are of each: "horse (2) and dog".
+ * Things by class, with how many there are of each: "horse (2) and a dog".
  * @param {Thing[]} all
  */
 export function counted(all) {
   const labels = [...new Set(all.map(({ label }) => label))];
   const count = (/** @type {string} */ label) => all.filter((thing) => thing.label === label).length;
-  return listed(labels.map((label) => (count(label) > 1 ? `${label} (${count(label)})` : label)));
+  return listed(labels.map((label) => (count(label) > 1 ? `${label} (${count(label)})` : article(label))));
 }
 
 /**

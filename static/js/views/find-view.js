@@ -249,7 +249,7 @@ class FindView extends HTMLElement {
       top: `${(y0 / height) * 100}%`,
       width: `${((x1 - x0) / width) * 100}%`,
       height: `${((y1 - y0) / height) * 100}%`,
-      zIndex: String(1 + Math.round((1 - area) * 100)), // small ones lie on large ones
+      zIndex: what instanceof HTMLButtonElement ? String(1 + Math.round((1 - area) * 100)) : "0", // small ones lie on large ones
     });
   }
 
@@ -407,7 +407,9 @@ class FindView extends HTMLElement {
     heat.dataset.photo = "result-photo";
     one(frame, "canvas", HTMLCanvasElement).after(heat);
     const { score } = detections[found.detection];
-    const nearly = thing.boxes.has(model) ? "" : `Its box has only ${percent(score)}. `;
+    const instead = thing.instead.get(model);
+    const says = instead === undefined ? "" : `It says ${detections[instead].label}; `;
+    const nearly = thing.boxes.has(model) ? "" : `${says || "Here "}${thing.label} has ${says ? "" : "only "}${percent(score)}. `;
     note.textContent =
       found.energy_in_box === null
         ? `${nearly}Nothing in the photo speaks for it.`
