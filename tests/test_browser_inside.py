@@ -101,7 +101,7 @@ def test_the_steps_go_on_and_back_by_button_and_key(visit: Visit) -> None:
     count = steps(page)
     assert count == 9
     place = page.locator("how-view [data-fill=place]")
-    page.get_by_role("button", name="Next").click()
+    page.get_by_role("button", name="Next →").click()
     expect(place).to_have_text(f"Step 2 of {count}")
     page.keyboard.press("ArrowRight")
     expect(place).to_have_text(f"Step 3 of {count}")
@@ -112,7 +112,7 @@ def test_the_steps_go_on_and_back_by_button_and_key(visit: Visit) -> None:
         dot.click()
         titles.add(page.locator("how-view h2").inner_text())
     assert len(titles) == count
-    expect(page.get_by_role("button", name="Next")).to_be_disabled()
+    expect(page.get_by_role("button", name="Next →")).to_be_disabled()
 
 
 def test_the_steps_numbers_are_the_librarys(visit: Visit, tiny_models: Path) -> None:

@@ -114,7 +114,11 @@ export class CellMap extends HTMLElement {
     this.style.aspectRatio = `${columns} / ${rows}`;
     this.#canvas.setAttribute("role", "img");
     this.#canvas.setAttribute("aria-label", label);
-    if (choose) this.tabIndex = 0;
+    if (choose) {
+      this.tabIndex = 0;
+      this.setAttribute("role", "group");
+      this.setAttribute("aria-label", label);
+    }
     const context = pencil(this.#canvas);
     const colour = this.#colours(cells);
     for (let row = 0, at = 0; row < rows; row++) {
