@@ -257,7 +257,7 @@ def test_a_second_family_stands_beside_with_the_same_class_or_its_own(
     visit: Visit, server: str, jpeg: bytes
 ) -> None:
     target, _ = target_with_evidence(server, jpeg)
-    page = visit(allowed="status of 422")
+    page = visit()
     upload(page, jpeg)
     press(page, target)
     more(page).get_by_label("A second family beside").select_option("other")

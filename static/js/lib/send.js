@@ -25,6 +25,7 @@ export function send(address, body, { headers, signal, onSent }) {
     const stop = () => request.abort();
     request.open("POST", address);
     for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
+    request.upload.addEventListener("loadstart", () => onSent(0));
     request.upload.addEventListener("progress", ({ loaded, total }) => onSent(total ? loaded / total : 0));
     request.upload.addEventListener("load", () => onSent(1));
     request.addEventListener("load", () => resolve({ status: request.status, text: request.responseText }));

@@ -179,7 +179,7 @@ class CompareView extends HTMLElement {
     for (const family of this.#groups) {
       if (!this.#knows(family, label)) continue;
       family.target = label;
-      if (family === this.#groups[0]) fill(this, "target", label);
+      if (family === this.#groups[0]) fill(one(this, ".looking", HTMLElement), "target", label);
       for (const { element, predictions } of family.columns) {
         fill(element, "target", label);
         for (const button of predictions) {
@@ -378,8 +378,8 @@ class CompareView extends HTMLElement {
     fill(this, "beside", select.selectedOptions[0].text);
     fill(this, "beside-target", "…");
     try {
-      // A class that they do not know is refused: then their own answer.
-      const columns = (await columnsOf(select.value, target, signal)) ?? (await columnsOf(select.value, "", signal));
+      const isKnown = await knows(select.value, target, signal);
+      const columns = await columnsOf(select.value, isKnown ? target : "", signal);
       if (signal.aborted) return;
       if (!columns) throw new TypeError("No columns came.");
       const slot = one(place, ".columns", HTMLElement);
@@ -404,6 +404,21 @@ function group(parent, target) {
     predictions: all(element, ".prediction", HTMLButtonElement),
   }));
   return { columns, target };
+}
+
+/**
+ * Whether a family has this class or word.
+ * @param {string} family
+ * @param {string} target
+ * @param {AbortSignal} signal
+ */
+async function knows(family, target, signal) {
+  const address = new URL("api/v1/classes", one(document, "#photo-form", HTMLFormElement).action);
+  address.search = String(new URLSearchParams({ family, q: target, limit: "100" }));
+  const response = await fetch(address, { signal });
+  /** @type {{classes: {target: string, label: string}[]}} */
+  const { classes } = await response.json();
+  return classes.some((found) => found.target === target || found.label === target);
 }
 
 /**
