@@ -134,7 +134,7 @@ def test_several_layers_are_fused_as_chosen(visit: Visit, server: str) -> None:
     page = open_methods(visit)
     filled(page)
     page.locator(".methods-tools summary").click()
-    page.get_by_label("layer3.1").check()
+    page.locator(".layers input[value='layer3.1']").check()
     page.locator(".methods-tools select[name=fuse]").select_option("max")
     expect(page.locator("[data-fill=layers]")).to_have_text("layer3.1, layer4.1")
     filled(page)
