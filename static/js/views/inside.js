@@ -46,7 +46,7 @@ class InsideView extends HTMLElement {
   #turn = 0; // of several questions, only the last one's answer is shown
 
   connectedCallback() {
-    for (const button of all(this, ".choose", HTMLElement)) button.hidden = false;
+    for (const button of all(this, ".show-block", HTMLElement)) button.hidden = false;
     const models = this.#sections.map(({ dataset }) => dataset.model ?? "");
     this.#choose(models.includes(kept.model) ? kept.model : models[0], kept.block);
     this.addEventListener("click", (event) => this.#onClick(event));
@@ -82,7 +82,7 @@ class InsideView extends HTMLElement {
   #onClick(event) {
     const button = event.target instanceof Element && event.target.closest("button");
     if (!button) return;
-    const block = button.matches(".choose") && button.closest(".block");
+    const block = button.matches(".show-block") && button.closest(".block");
     if (block instanceof HTMLElement) this.#go(block.dataset.block ?? "");
     const { channel } = button.dataset;
     if (channel) this.#chooseChannel(Number(channel));
@@ -107,13 +107,13 @@ class InsideView extends HTMLElement {
   /** @param {KeyboardEvent} event */
   #onKey(event) {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (!step || !(event.target instanceof Element) || !event.target.matches(".blocks, .choose")) return;
+    if (!step || !(event.target instanceof Element) || !event.target.matches(".blocks, .show-block")) return;
     event.preventDefault();
     const names = this.#blocks.map(({ dataset }) => dataset.block ?? "");
     const next = names[names.indexOf(this.#block) + step];
     if (!next) return;
     this.#go(next);
-    if (event.target.matches(".choose")) one(this.#section, ".choose[aria-pressed=true]", HTMLButtonElement).focus();
+    if (event.target.matches(".show-block")) one(this.#section, ".show-block[aria-pressed=true]", HTMLButtonElement).focus();
   }
 
   /** @param {Event} event */
@@ -144,7 +144,7 @@ class InsideView extends HTMLElement {
     this.#blocks.forEach((each, number) => {
       const chosen = each.dataset.block === block;
       each.toggleAttribute("data-chosen", chosen);
-      one(each, ".choose", HTMLButtonElement).setAttribute("aria-pressed", String(chosen));
+      one(each, ".show-block", HTMLButtonElement).setAttribute("aria-pressed", String(chosen));
       if (!chosen) return;
       const slider = one(this.#section, "[name=depth]", HTMLInputElement);
       slider.value = String(number);
