@@ -461,7 +461,7 @@ def test_a_heic_photo_is_answered_with_its_picture_although_the_browser_shows_no
     with answered(page):
         choose(page, heic(), name="IMG_0001.HEIC", kind="image/heic")
     assert asked.count("POST") == 1  # the photo travels once
-    said = page.locator(".drop .unseen")
+    said = page.locator(".drop .not-shown")
     expect(said).to_contain_text("IMG_0001.HEIC")
     expect(page.locator(".drop .preview")).to_have_count(0)
     broken = page.evaluate(

@@ -224,7 +224,7 @@ class PhotoForm extends HTMLElement {
    * @param {File} [file]
    */
   #preview(file) {
-    this.querySelector(".preview, .unseen")?.remove();
+    this.querySelector(".preview, .not-shown")?.remove();
     for (const button of all(this, "button[name=photo]", HTMLButtonElement)) {
       if (button.value === this.#photo) button.setAttribute("aria-current", "true");
       else button.removeAttribute("aria-current");
@@ -462,7 +462,7 @@ class PhotoForm extends HTMLElement {
  */
 function unseen(file) {
   const text = document.createElement("span");
-  text.className = "unseen small";
+  text.className = "not-shown small";
   text.textContent = `“${file.name}” is chosen. This browser doesn’t show HEIC files; the answer brings the picture.`;
   return text;
 }
