@@ -85,6 +85,7 @@ class Inside:
     sha256: str
 
 
+@dataclass(frozen=True)
 class Examination:
     """The answer to a question, and what came out when its maps were tried, model by model."""
 
