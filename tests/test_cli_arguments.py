@@ -111,7 +111,7 @@ def test_explain_reads_the_photo_before_the_work(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), "--val, --boxed, --gates or --hold"),
+        ((), "--val, --boxed, --gates, --hold or --faithfulness"),
         (("--val", "{tmp}/gone"), "gone"),
         (("--boxed", "{tmp}"), "--boxes"),
         (("--boxed", "{tmp}", "--boxes", "{tmp}/gone.csv"), "gone.csv"),
