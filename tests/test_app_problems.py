@@ -23,7 +23,7 @@ SERVICE = Path(app.__file__).parent
 # No visitor can do anything about these.
 OURS = (
     *(CBAMLensError, errors.MissingFile, errors.BadCard, errors.BadRecipe, errors.BadData),
-    *(errors.CannotInsert, errors.CannotWrite, errors.BadSetting),
+    *(errors.CannotInsert, errors.CannotWrite, errors.BadSetting, errors.BadBundle),
 )
 THEIRS = {
     errors.UnknownName: 422,
@@ -91,7 +91,7 @@ def test_the_page_shows_the_title_of_its_status(client: TestClient) -> None:
 
 
 def test_the_page_lets_choose_the_formats_that_are_read(client: TestClient) -> None:
-    accepted = re.findall(r'type="file"[^>]* accept="([^"]*)"', client.get("/").text)
+    accepted = re.findall(r'type="file" id="image"[^>]* accept="([^"]*)"', client.get("/").text)
     assert accepted == [",".join(kind for each in FORMATS.values() for kind in each.accept)]
 
 

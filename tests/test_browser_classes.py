@@ -216,7 +216,7 @@ def test_the_class_to_contrast_with_is_searched_for(visit: Visit) -> None:
     page.locator("details.options summary").click()
     versus = field(page, "Rather than")
     expect(versus).to_be_hidden()
-    page.get_by_label("Method").select_option("finercam")
+    page.locator("select[name=method]").select_option("finercam")
     expect(page.locator("#result")).to_be_visible()
     versus.press_sequentially("egypt")
     expect(versus).to_have_attribute("aria-expanded", "true")
