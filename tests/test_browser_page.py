@@ -333,7 +333,7 @@ def test_a_method_that_contrasts_classes_offers_them(visit: Visit, jpeg: bytes) 
     assert f"versus={other}" in page.url
     assert f"-F versus={other}" in (page.locator(".rest code").text_content() or "")
     with answered(page):
-        page.locator("select[name=method]").select_option(label="Layer-CAM")  # the class is not sent
+        page.locator("select[name=method]").select_option(label="Layer-CAM")  # no class
     expect(page.get_by_label("Rather than")).to_be_hidden()
     assert "versus" not in page.url
 

@@ -179,6 +179,6 @@ def test_the_example_for_clients_gets_a_maps_values_back() -> None:
     values = np.linspace(-1, 3, 12, dtype=np.float32).reshape(3, 4)
     sent = {"results": [{"heatmaps": [{"map": Map.of(values).model_dump()}]}]}
     names: dict[str, object] = {"answer": sent}
-    of_answers, _, _ = DOCS["rest"].partition("## A live stream")  # test_app_live.py has a stream
-    exec(compile(examples(of_answers), "rest", "exec"), names)
+    before, _, rest = DOCS["rest"].partition("## A live stream")  # test_app_live.py has a stream
+    exec(compile(examples(before + rest.partition("\n## ")[2]), "rest", "exec"), names)
     assert names["values"] == pytest.approx(values, abs=4 / 255)
