@@ -153,8 +153,7 @@ def test_what_there_is_looks_as_described(
     assert answer
 
 
-@pytest.mark.parametrize("route", ["predict", "explain", "attention", "features"])
-@pytest.mark.parametrize("route", ["predict", "explain", "attention", "faithfulness"])
+@pytest.mark.parametrize("route", ["predict", "explain", "attention", "features", "faithfulness"])
 def test_json_answers_look_as_described(
     client: TestClient, document: dict[str, Any], jpeg: bytes, route: str
 ) -> None:
