@@ -172,9 +172,9 @@ def test_a_box_is_explained_in_every_column_and_escape_goes_back(visit: Visit) -
             expect(note).to_contain_text(f"{int(item[share] * 100 + 0.5)} %")
     expect(box).to_have_attribute("aria-pressed", "true")
     # SE has one kind of gate, CBAM two; a tiny ResNet has eight blocks.
-    expect(page.locator("[data-slot=gates] .block")).to_have_count(16)
-    expect(page.locator("[data-slot=gates] gate-bars")).to_have_count(16)
-    expect(page.locator("[data-slot=gates] .find-tile")).to_have_count(8)
+    expect(page.locator("#view-find [data-slot=gates] .block")).to_have_count(16)
+    expect(page.locator("#view-find [data-slot=gates] gate-bars")).to_have_count(16)
+    expect(page.locator("#view-find [data-slot=gates] .find-tile")).to_have_count(8)
     with page.expect_response("**/api/v1/detect") as answered:
         page.locator("[name=of]").select_option("left")
     assert answered.value.json()["of"] == "left"
@@ -184,7 +184,7 @@ def test_a_box_is_explained_in_every_column_and_escape_goes_back(visit: Visit) -
     expect(page.locator(".find-photo heat-map")).to_have_count(0)
     expect(box).to_have_attribute("aria-pressed", "false")
     expect(box).to_be_focused()
-    expect(page.locator("[data-slot=gates]")).to_be_empty()
+    expect(page.locator("#view-find [data-slot=gates]")).to_be_empty()
 
 
 def test_arrow_keys_go_from_box_to_box_and_tab_leaves_them(visit: Visit) -> None:

@@ -43,7 +43,7 @@ def test_every_block_can_be_shown_large_by_slider_keys_and_click(visit: Visit) -
     expect(gates).to_have_count(1)
     assert [each.get_attribute("data-block") for each in gates.locator(".block").all()] == [*BLOCKS]
     shown(page, BLOCKS[-1])
-    page.locator(".gates:visible .choose").first.click()
+    page.locator(".gates:visible .show-block").first.click()
     shown(page, BLOCKS[0])
     page.locator(".gates:visible .blocks").press("ArrowRight")
     shown(page, BLOCKS[1])
@@ -75,7 +75,7 @@ def test_another_network_has_its_own_gates(visit: Visit) -> None:
 
 def test_a_channel_is_shown_before_and_behind_the_gates(visit: Visit, tiny_models: Path) -> None:
     page = visit(f"/?photo={PHOTO}&view=inside")
-    page.locator(".gates:visible .choose").first.click()
+    page.locator(".gates:visible .show-block").first.click()
     shown(page, BLOCKS[0])
     page.locator("inside-view [name=channel]").fill("5")
     figure = page.locator(".channel-large")

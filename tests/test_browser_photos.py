@@ -84,7 +84,9 @@ LIVE = "() => [...document.querySelectorAll('video')].filter((video) => video.sr
 def test_a_photo_from_the_camera_is_answered_and_the_camera_stops(visit: Visit) -> None:
     page = visit(permissions=["camera"])
     open_camera(page)
-    size = page.locator("video").evaluate("video => [video.videoWidth, video.videoHeight]")
+    size = page.locator("take-photo video").evaluate(
+        "video => [video.videoWidth, video.videoHeight]"
+    )
     with answered(page):
         page.get_by_role("button", name="Take the photo").click()
     expect(page.locator("#result-photo")).to_have_attribute("width", str(size[0]))
@@ -98,13 +100,13 @@ def test_of_two_cameras_the_other_one_can_be_taken(visit: Visit) -> None:
     page = visit(permissions=["camera"])
     open_camera(page)
     which = "video => video.srcObject.getVideoTracks()[0].getSettings().deviceId"
-    first = page.locator("video").evaluate(which)
+    first = page.locator("take-photo video").evaluate(which)
     with page.expect_event("console", lambda line: line.text == "started"):
-        page.locator("video").evaluate(
+        page.locator("take-photo video").evaluate(
             "video => video.addEventListener('playing', () => console.log('started'))"
         )
         page.get_by_role("button", name="Other camera").click()
-    assert page.locator("video").evaluate(which) != first
+    assert page.locator("take-photo video").evaluate(which) != first
     page.get_by_role("dialog").get_by_role("button", name="Close").click()
     assert page.evaluate(LIVE) == 0
 
