@@ -152,7 +152,10 @@ def test_what_one_misses_is_said_in_words_and_drawn(visit: Visit) -> None:
     missed = page.locator(".find-missed").count()
     assert page.locator(".find-photo > .find-ghost").count() == missed
     rows = page.locator(".find-table tbody tr").count()
-    whole = sum(not row.locator(".find-missed").count() for row in page.locator("tbody tr").all())
+    whole = sum(
+        not row.locator(".find-missed").count()
+        for row in page.locator(".find-table tbody tr").all()
+    )
     assert page.locator(".find-differences li").count() == rows - whole
 
 
