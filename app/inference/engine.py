@@ -26,7 +26,7 @@ from cbam.cards.card import weights_bytes
 from cbam.cards.detector import DetectorCard
 from cbam.cards.families import available, by_family, detectors
 from cbam.detector import Detector, open_detector
-from cbam.errors import BadCard, CBAMLensError, NotAvailable, TooSlow, UnknownName
+from cbam.errors import BadCard, NotAvailable, TooSlow, UnknownName
 from cbam.evaluate.examine import Exam, Examined, check_exam, examine_all
 from cbam.evaluate.slices import Done, Work, next_slice
 from cbam.explain.detection import Detected, DetectOptions
@@ -502,9 +502,12 @@ class Engine:
             except Exception:  # other libraries compile here; PyTorch goes on answering
                 log.exception("No faster back end for %s", ", ".join(names))
         for model in list(self.models.values()):
-            if model.gates:
-                with suppress(CBAMLensError):  # a question that changes gates reports it
-                    await run(self._warm_changes, model)
+            if not model.gates:
+                continue
+            try:
+                await run(self._warm_changes, model)
+            except Exception:  # a question that changes gates reports it, too
+                log.exception("The changed gates of %s cannot be prepared", model.name)
         return_freed_memory()
 
     def _open(self, cards: Sequence[DetectorCard]) -> None:
