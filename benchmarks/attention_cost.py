@@ -3,7 +3,8 @@
 
     python -m benchmarks.attention_cost [--backbone resnet50] [--batch 1] [--rounds 40]
                                         [--threads 2] [--engine openvino ...] [--side 224]
-                                        [--clock cpu] [--profile] [--train [--bf16]]
+                                        [--clock cpu] [--profile] [--markdown]
+                                        [--train [--bf16]]
 
 Every row is a ratio from one run. The networks of an engine take turns, in a new order each round.
 A row shows the median of the rounds' ratios, and the ratio of the fastest rounds, which a busy
@@ -28,6 +29,10 @@ are counted at the speed that the plain network reaches.
 `--train` measures instead what attention costs in training: a whole step, forward and backward, in
 float32 (or, with `--bf16`, under autocast) over that of the plain network. "amax" is CBAM with
 PyTorch's own backward pass of the maximum in place of this project's (cbam/attention/pools.py).
+It takes 16 photos at once unless `--batch` says otherwise: a norm needs more than one value.
+
+`--markdown` prints a table at the end: the parameters and multiply-adds that each module adds to
+the whole network, and its ratio in each engine, of the fastest rounds.
 
 `--profile` prints which operations of the engine "eager" make the difference. It uses torch's
 profiler, which slows small operations down.
@@ -55,6 +60,8 @@ from cbam.backends.choose import BACKENDS, accelerate
 from cbam.trace.cut import cut_at
 
 TARGET = 1.10
+TRAINING_BATCH = 16
+PAPER_PX = 224  # multiply-adds are counted for photos of this size, as in the paper
 NAIVE = "naive"
 ENGINES = ("plain", "eager", "numba", "openvino")
 Call = Callable[[Tensor], object]
@@ -178,6 +185,23 @@ def step_of(network: nn.Module, images: Tensor, bf16: bool, amax: bool = False) 
     return step
 
 
+def print_table(nets: dict[str, nn.Module], ratios: dict[str, dict[str, float]]) -> None:
+    """What each module adds, and its ratio by engine, as Markdown."""
+    print(f"\n| module | parameters | GMACs | {' | '.join(ratios)} |")
+    print("|---" * (3 + len(ratios)) + "|")
+    image = torch.zeros(1, 3, PAPER_PX, PAPER_PX)
+    counts = {
+        kind: (sum(map(Tensor.numel, network.parameters())), gmacs(network, image))
+        for kind, network in nets.items()
+        if kind != NAIVE
+    }
+    own_params, own_gmacs = counts.pop(PLAIN)
+    print(f"| {PLAIN} | {own_params:,} | {own_gmacs:.3f} |{' 1 |' * len(ratios)}")
+    for kind, (params, macs) in counts.items():
+        times = " | ".join(f"{by_kind[kind]:.3f}" for by_kind in ratios.values())
+        print(f"| {kind} | +{params - own_params:,} | +{macs - own_gmacs:.4f} | {times} |")
+
+
 def print_training(nets: dict[str, nn.Module], images: Tensor, asked: argparse.Namespace) -> None:
     """Training steps of all kinds, and of CBAM as it was with PyTorch's backward of `amax`."""
     clock = time.process_time if asked.clock == "cpu" else time.perf_counter
@@ -202,16 +226,18 @@ def main() -> None:
     about = __doc__ or ""
     parser = argparse.ArgumentParser(description=about.splitlines()[0])
     parser.add_argument("--backbone", default="resnet50", choices=list(BACKBONES))
-    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--batch", type=int, help="default: 1; for --train 16")
     parser.add_argument("--side", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", default="wall", choices=["wall", "cpu"])
     parser.add_argument("--engine", action="append", choices=ENGINES)
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--train", action="store_true")
     parser.add_argument("--bf16", action="store_true")
     asked = parser.parse_args()
+    asked.batch = asked.batch or (TRAINING_BATCH if asked.train else 1)
 
     clock = time.process_time if asked.clock == "cpu" else time.perf_counter
     torch.set_num_threads(asked.threads)
@@ -230,6 +256,7 @@ def main() -> None:
     if asked.profile:
         print_profile(nets, images, asked.side, asked.rounds)
         return
+    ratios: dict[str, dict[str, float]] = {}
     for engine in asked.engine or ENGINES:
         if engine in BACKENDS and (missing := BACKENDS[engine].missing()):
             print(f"{engine:10} not measured: {missing}")
@@ -242,6 +269,7 @@ def main() -> None:
             raise SystemExit(f"{engine}: {dict(times.missing)}")
         fastest = {kind: min(ms) for kind, ms in times.ms.items()}
         plain_ms = fastest[PLAIN]
+        ratios[engine] = {kind: ms / plain_ms for kind, ms in fastest.items()}
         passes_ms, macs_ms = floor_ms(nets, images, plain_ms, clock)
         floor = 1 + (passes_ms + macs_ms) / plain_ms
         for kind, ms in fastest.items():
@@ -258,6 +286,8 @@ def main() -> None:
             f"(passes {passes_ms:.2f} ms, operations {macs_ms:.2f} ms); "
             f"cbam is {reached - floor:+.3f} from it"
         )
+    if asked.markdown:
+        print_table(nets, ratios)
 
 
 if __name__ == "__main__":
