@@ -1,6 +1,8 @@
 """Measures by hand: accuracy, calibration, and whether a map points into a box."""
 
 import io
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -213,6 +215,44 @@ def test_a_parquet_file_brings_photos_classes_and_boxes(parquet: Path, tiny_mode
     assert measured.metrics["val"]["photos"] == measured.metrics["boxed"]["photos"] == 4
     # A uniform map on a box that is half of the photo.
     assert measured.metrics["boxed_baseline"]["energy_in_box"] == pytest.approx(0.5)
+
+
+def test_boxes_of_everyday_words_measure_a_classifier_too(
+    tmp_path: Path, make_model: Callable[..., Model], make_photo: Callable[..., Image.Image]
+) -> None:
+    """A data set of detectors: it says "cat", and the model knows two kinds of cats."""
+    model = make_model(labels=("tabby", "tiger cat", "sorrel", "toaster"))
+    cats_and_horse = ("n02123045", "n02123159", "n02389026", "n04442312")
+    model = Model(replace(model.card, folders=cats_and_horse), model.network)
+    buffer = io.BytesIO()
+    make_photo().save(buffer, "PNG")
+    rows = [{"name": name, "image": buffer.getvalue()} for name in ("both", "cat", "person")]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "test.parquet")
+    boxes = [
+        "name,class,x0,y0,x1,y1",
+        "both,cat,0,0,0.5,1",
+        "both,cat,0.5,0,1,0.5",
+        "both,horse,0,0,1,1",
+        "cat,cat,0,0,0.5,1",
+        "person,person,0,0,1,1",  # nothing that the model knows: left out
+    ]
+    (tmp_path / "boxes.csv").write_text("\n".join(boxes), encoding="utf-8")
+    measured = measure_model(model, None, tmp_path / "test.parquet", None, None)
+    found = measured.metrics["boxed"]
+    assert found["photos"] == 3  # "both" once as a cat and once as a horse
+    # Each is explained for its word, and is right if any class of the word comes first.
+    explain = model.explain(make_photo(), target="cat")
+    horse = model.explain(make_photo(), target="sorrel")
+    probabilities = [explain.target.probability, horse.target.probability]
+    assert found["target_probability"] == pytest.approx(
+        (2 * probabilities[0] + probabilities[1]) / 3, abs=1e-3
+    )
+    top = model.explain(make_photo(), top_k=1).predictions[0].label
+    right = {"tabby": 2 / 3, "tiger cat": 2 / 3, "sorrel": 1 / 3}.get(top, 0)
+    assert found["top1"] == pytest.approx(right, abs=1e-3)
+    (tmp_path / "boxes.csv").write_text("\n".join(boxes[:1] + boxes[-1:]), encoding="utf-8")
+    with pytest.raises(MissingFile, match="everyday words"):
+        measure_model(model, None, tmp_path / "test.parquet", None, None)
 
 
 def test_a_parquet_file_of_another_shape_is_refused(tmp_path: Path, tiny_model: Model) -> None:

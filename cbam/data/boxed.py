@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from cbam.data.labelled import Region
+from cbam.data.labelled import Labelled, Region
 from cbam.errors import BadData, MissingFile, NotAvailable
 
 Object = tuple[Region, int]  # where it is, and its class
@@ -54,6 +54,28 @@ def boxed_photos(
         raise BadData(f"'{source}' is none of .parquet, .json (COCO) and .txt (a set of VOC).")
     if not found:
         raise MissingFile(f"No photos in {source}.")
+    return found
+
+
+def photos_of_words(
+    words: Mapping[str, Sequence[int]], source: Path, boxes: Path | None = None
+) -> list[Labelled]:
+    """The photos of `boxed_photos` for classifiers: one for each word that a photo has boxes of.
+
+    `words`: everyday word -> its classes, as a card has them. Raises as `boxed_photos`, and
+    MissingFile if no photo shows any of the words.
+    """
+    names = list(words)
+    found: list[Labelled] = []
+    for photo in boxed_photos(source, names, boxes):
+        for label in sorted(set(photo.labels)):
+            places = zip(photo.regions, photo.labels, strict=True)
+            regions = tuple(region for region, each in places if each == label)
+            word, classes = names[label], words[names[label]]
+            several = word if len(classes) > 1 else ""
+            found.append(Labelled(photo.name, photo.photo, classes[0], regions, several))
+    if not found:
+        raise MissingFile(f"No photo in {source} has a box of any of {len(names)} everyday words.")
     return found
 
 

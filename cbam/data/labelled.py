@@ -27,6 +27,7 @@ class Labelled:
     photo: Path | bytes
     target: int
     regions: tuple[Region, ...] = ()
+    word: str = ""  # if only an everyday word of several classes is known; `target` is the first
 
 
 @dataclass(frozen=True)

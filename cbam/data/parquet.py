@@ -28,6 +28,14 @@ def parquet_files(path: Path) -> list[Path]:
     return sorted(path.glob("train*.parquet"))
 
 
+def has_classes(path: Path) -> bool:
+    """Whether a parquet file names its photos' classes, rather than a list of boxes beside it.
+
+    Raises NotAvailable without pyarrow.
+    """
+    return "wnid" in _opened(path).schema_arrow.names
+
+
 def count_rows(files: Sequence[Path]) -> int:
     """How many photos several files hold together. Raises NotAvailable without pyarrow."""
     return sum(_opened(path).metadata.num_rows for path in files)

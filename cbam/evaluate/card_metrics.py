@@ -13,6 +13,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from cbam.cards.words import grouped
+from cbam.data.boxed import photos_of_words
 from cbam.data.labelled import (
     Labelled,
     Unread,
@@ -21,6 +23,7 @@ from cbam.data.labelled import (
     opened,
     other_photos,
 )
+from cbam.data.parquet import has_classes
 from cbam.errors import BadCard, BadData, UnknownName
 from cbam.evaluate.accuracy import accuracy, logits, tensors
 from cbam.evaluate.calibration import BINS, OWN_FLAGGED, calibrate, tell_strangers
@@ -73,7 +76,7 @@ def measure_model(
     photos = [] if val is None else labelled_photos(folders, val, boxes if val == boxed else None)
     with_boxes = photos
     if boxed is not None and boxed != val:
-        with_boxes = labelled_photos(folders, boxed, boxes)
+        with_boxes = _boxed(model, boxed, boxes)
     if boxed is not None:
         check_boxes(with_boxes)
     tally = None if boxed is None else Tally(model)
@@ -93,8 +96,16 @@ def measure_model(
     if tally is not None and val != boxed:
         look = _Look(model, with_boxes, tally, measured.unread)
         (scores,) = look.logits(networks[:1])
-        _measure_boxed(measured, scores, look.targets, tally)
+        _measure_boxed(measured, scores, look.likeliest(scores), tally)
     return measured
+
+
+def _boxed(model: Model, source: Path, boxes: Path | None) -> list[Labelled]:
+    """Photos with boxes of their class, or of an everyday word: a data set of detectors."""
+    if source.suffix == ".parquet" and source.is_file() and not has_classes(source):
+        words = {**model.card.words, **grouped(model.card.class_folders)}
+        return photos_of_words(words, source, boxes)
+    return labelled_photos(model.card.class_folders, source, boxes)
 
 
 class _Look:
@@ -128,6 +139,15 @@ class _Look:
     def targets(self) -> Tensor:
         """The true classes: (photos,)."""
         return torch.tensor([labelled.target for labelled in self.seen])
+
+    def likeliest(self, scores: Tensor) -> Tensor:
+        """The same, but of a word the class that the scores (photos, classes) put first."""
+        targets = self.targets
+        for number, labelled in enumerate(self.seen):
+            if labelled.word:
+                classes = torch.tensor(self.model.card.classes(labelled.word))
+                targets[number] = classes[scores[number, classes].argmax()]
+        return targets
 
 
 def measure_gates(
@@ -228,7 +248,10 @@ def _measure_val(
 
 def _fit_temperature(measured: Measured, scores: Tensor, targets: Tensor) -> None:
     values = rounded(asdict(calibrate(scores, targets)))
-    what = f"expected calibration error, {BINS} bins; after: with the other half's temperature"
+    what = (
+        f"expected calibration error, {BINS} bins; after: with the other half's temperature; "
+        "by chance: of exact probabilities on as many photos"
+    )
     measured.metrics["calibration"] = {**values, "what": what, "command": COMMAND + " --calibrate"}
     measured.fitted["temperature"] = values["temperature"]
 

@@ -76,7 +76,8 @@ class Tally:
 
     def add(self, labelled: Labelled, photo: Image.Image) -> None:
         """Explain a photo (upright RGB) for its true class and measure the map."""
-        options = Options(target=labelled.target, method=self.method, top_k=1, attention=False)
+        target = labelled.word or labelled.target
+        options = Options(target=target, method=self.method, top_k=1, attention=False)
         (explanation,) = answer(resolve([self.model], options), photo)
         masks = [on_grid(region, explanation.view, *photo.size) for region in labelled.regions]
         self.base.append(measure(np.ones((GRID, GRID), dtype=np.float32), masks, centre=True))
