@@ -7,10 +7,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from commanding import Run
 from PIL import Image
 
 import cbam.data.labelled as labelled_module
-from app.cli import main as cli
 from app.cli.shared import NAMED, SOME_UNREAD
 from cbam.cards.card import Card
 from cbam.data.labelled import labelled_photos
@@ -19,7 +19,8 @@ from cbam.evaluate.card_metrics import measure_model
 from cbam.model import Model
 from cbam.training.data import InMemory, Stacked
 
-Run = Callable[..., tuple[int, str, str]]
+pytest_plugins = ["commanding"]
+
 # What systems and programs leave in folders of photos.
 LEFT_BEHIND = ("._0.png", ".DS_Store", ".hidden.png", "Thumbs.db", "notes.txt")
 LEFT_BEHIND_FOLDERS = (".ipynb_checkpoints", "__MACOSX", ".git")
@@ -55,18 +56,6 @@ def photos(tmp_path: Path, tiny_model: Model, make_photo: Callable[..., Image.Im
             make_photo().save(place / name / "0-checkpoint.png")
     (tmp_path / "boxes.csv").write_text("\r\n".join(rows) + "\r\n\r\n", encoding="utf-8")
     return root
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["cbam-lens", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return run
 
 
 def test_only_photos_of_the_data_set_are_found(photos: Path, tiny_model: Model):

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from commanding import Run
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -13,6 +14,7 @@ from cbam.cards.families import available
 from cbam.errors import OptionClash, UnknownName
 from cbam.model import load
 
+pytest_plugins = ["commanding"]
 runner = CliRunner()
 
 
@@ -92,35 +94,24 @@ def test_layers_and_the_class_to_contrast_with_can_be_named(photo: Path, tiny_ca
 
 
 def test_an_unknown_class_is_a_sentence_and_status_1(
-    photo: Path,
-    tiny_card: Card,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    run: Run, photo: Path, tiny_card: Card
 ) -> None:
-    arguments = ["explain", str(photo), "--model", str(tiny_card.folder), "--target", "unicorn"]
-    monkeypatch.setattr("sys.argv", ["cbam-lens", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 1
-    error = capsys.readouterr().err
+    status, _, error = run("explain", photo, "--model", tiny_card.folder, "--target", "unicorn")
+    assert status == 1
     assert "unicorn" in error
     assert tiny_card.labels[0] in error
     assert "Traceback" not in error
 
 
-def test_damaged_weights_end_the_server_before_it_starts(
-    tiny_card: Card, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_damaged_weights_end_the_server_before_it_starts(run: Run, tiny_card: Card) -> None:
     weights = tiny_card.folder / "weights.safetensors"
     damaged = bytearray(weights.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     weights.write_bytes(damaged)
-    monkeypatch.setenv("CBAM_LENS_MODELS_FOLDER", str(tiny_card.folder.parent))
-    monkeypatch.setattr("sys.argv", ["cbam-lens", "serve", "--port", "0"])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 1
-    assert "not the ones that its card names" in " ".join(capsys.readouterr().err.split())
+    folder = str(tiny_card.folder.parent)
+    status, _, error = run("serve", "--port", "0", CBAM_LENS_MODELS_FOLDER=folder)
+    assert status == 1
+    assert "not the ones that its card names" in " ".join(error.split())
 
 
 def test_models_show_prints_the_card(tiny_card: Card) -> None:

@@ -13,18 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commanding import Run
 from PIL import Image
 
 import app.cli.evaluate
 import app.cli.explain
 import app.cli.figure
-from app.cli import main as cli
 from app.edge.server import bind, url
 from app.settings import PREFIX, Settings, read_settings
 from cbam.cards.card import Card
 from cbam.errors import BadSetting
 
-Run = Callable[..., tuple[int, str, str]]
+pytest_plugins = ["commanding"]
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -33,20 +34,6 @@ def photo(make_photo: Callable[..., Image.Image], tmp_path: Path) -> Path:
     path = tmp_path / "photo.png"
     make_photo().save(path)
     return path
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command as from a shell -> exit status, stdout, stderr."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["cbam-lens", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return run
 
 
 @pytest.fixture

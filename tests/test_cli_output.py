@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commanding import Run
 from PIL import Image
 
-from app.cli import main as cli
 from app.cli import shared
 from cbam.cards.card import Card, write_card
 from cbam.model import Model
+
+pytest_plugins = ["commanding"]
 
 # A name that markup, narrow tables, terminals and ASCII each could spoil.
 ODD = "tench [red]fish[/red] :smile: \x1b[31m a-very-long-name-that-is-wider-than-a-narrow-terminal"
@@ -45,31 +47,9 @@ def photo(make_photo: Callable[..., Image.Image], tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    """Run the command as from a shell -> exit status, stdout, stderr."""
-
-    def run(*words: object, columns: int | None = None, **env: str) -> tuple[int, str, str]:
-        for name in ("COLUMNS", "FORCE_COLOR", "NO_COLOR"):
-            monkeypatch.delenv(name, raising=False)
-        if columns:
-            monkeypatch.setenv("COLUMNS", str(columns))
-        for name, value in env.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setattr("sys.argv", ["cbam-lens", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return run
-
-
 @pytest.mark.parametrize("columns", [None, 20, 40, 80, 300])
 def test_explain_shows_names_and_numbers_whole_at_every_width(
-    run: Callable[..., tuple[int, str, str]], card: Card, photo: Path, columns: int | None
+    run: Run, card: Card, photo: Path, columns: int | None
 ):
     status, out, err = run("explain", photo, "--model", card.folder, "--target", "0",
                            columns=columns)  # fmt: skip
@@ -83,7 +63,7 @@ def test_explain_shows_names_and_numbers_whole_at_every_width(
 
 @pytest.mark.parametrize("columns", [None, 40, 80])
 def test_lists_are_whole_at_every_width(
-    run: Callable[..., tuple[int, str, str]],
+    run: Run,
     card: Card,
     monkeypatch: pytest.MonkeyPatch,
     columns: int | None,
@@ -96,9 +76,7 @@ def test_lists_are_whole_at_every_width(
         assert "…" not in out
 
 
-def test_measures_are_whole_in_a_narrow_terminal(
-    run: Callable[..., tuple[int, str, str]], card: Card, photo: Path, tmp_path: Path
-):
+def test_measures_are_whole_in_a_narrow_terminal(run: Run, card: Card, photo: Path, tmp_path: Path):
     card = write_card(replace(card, folders=tuple("abcde")))
     (tmp_path / "val" / "a").mkdir(parents=True)
     photo.rename(tmp_path / "val" / "a" / "x.png")
@@ -138,9 +116,7 @@ def test_a_narrow_terminal_stacks_rows_and_a_wide_one_aligns_them(
     ],
     ids=" ".join,
 )
-def test_an_error_names_what_came_on_one_line_of_stderr(
-    run: Callable[..., tuple[int, str, str]], words: tuple[str, ...]
-):
+def test_an_error_names_what_came_on_one_line_of_stderr(run: Run, words: tuple[str, ...]):
     status, out, err = run(*words, columns=40)
     assert (status, out) == (1, "")
     odd = next(word for word in words if "[" in word)
@@ -186,9 +162,7 @@ def test_every_terminal_gets_what_it_can_show(
 
 
 @pytest.mark.parametrize("env", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}])
-def test_a_pipe_gets_no_colours(
-    run: Callable[..., tuple[int, str, str]], env: dict[str, str], card: Card
-):
+def test_a_pipe_gets_no_colours(run: Run, env: dict[str, str], card: Card):
     for words in (
         ("models", "list"),
         ("models", "show", card.folder),
@@ -199,7 +173,7 @@ def test_a_pipe_gets_no_colours(
         assert "\x1b" not in out + err
 
 
-def test_help_is_whole_in_a_narrow_terminal(run: Callable[..., tuple[int, str, str]]):
+def test_help_is_whole_in_a_narrow_terminal(run: Run):
     for command in ("explain", "serve", "evaluate", "train"):
         status, out, _ = run(command, "--help", columns=40)
         assert status == 0

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 from app_fixtures import FAMILY, assert_problem, encoded, photo, picture
+from commanding import Run
 from fastapi.testclient import TestClient
 from PIL import Image
 
 import cbam
-from app.cli import main as cli
 from app.takeaway import html_file, lines
 from cbam.bundle.read import read
 from cbam.bundle.records import Asked, ModelRecord, bundle_of
@@ -26,10 +26,9 @@ from cbam.cards.card import Card
 from cbam.explain.question import Options
 from cbam.model import Model
 
-pytest_plugins = ["app_fixtures"]
+pytest_plugins = ["app_fixtures", "commanding"]
 
 BUNDLE = "/api/v1/bundle"
-Run = Callable[..., tuple[int, str, str]]
 
 
 def ask(client: TestClient, route: str, data: bytes, **fields: Any) -> Any:
@@ -202,20 +201,6 @@ def test_another_back_end_is_named(client: TestClient) -> None:
 
 
 # The command
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command as from a shell -> exit status, stdout, stderr."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["cbam-lens", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return run
 
 
 @pytest.fixture
