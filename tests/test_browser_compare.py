@@ -1,17 +1,15 @@
 """The view Compare, in a real Chromium: one place, one part and two families in step."""
 
-import base64
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import httpx2 as httpx
 import numpy as np
 import pytest
-from app_fixtures import LABELS, picture, values, write_family
+from app_fixtures import LABELS, values, write_family
 from app_server import running
-from browsing import Visit
+from browsing import Visit, answered, painting, press, upload
 from playwright.sync_api import Locator, Page, expect
 
 from app.main import create_app
@@ -33,21 +31,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield served.address
 
 
-@contextmanager
-def answered(page: Page) -> Iterator[None]:
-    """What is done inside brings a new answer, with its three columns painted."""
-    page.evaluate("document.getElementById('result')?.setAttribute('data-old', '')")
-    yield
-    columns = page.locator("#result:not([data-old]) .model-column heat-map canvas")
-    expect(columns.nth(2)).to_be_visible()
-
-
-def upload(page: Page, data: bytes) -> None:
-    file: Any = {"name": "photo.jpg", "mimeType": "image/jpeg", "buffer": data}
-    with answered(page):
-        page.locator("#photo-form input[name=image]").set_input_files(file)
-
-
 def more(page: Page) -> Locator:
     """The rarer choices, unfolded."""
     page.locator(".more > summary").click()
@@ -66,18 +49,6 @@ def target_with_evidence(server: str, data: bytes, **fields: str) -> tuple[str, 
     ]
     label = next(each for each in LABELS if all(found[each]["max"] > 0 for found in maps))
     return label, [found[label] for found in maps]
-
-
-def press(page: Page, label: str, column: int = 0) -> None:
-    button = page.locator(".model-column").nth(column).locator(f".prediction[value='{label}']")
-    if not button.is_visible():
-        page.locator(".model-column").nth(column).locator(".predictions summary").click()
-    button.click()
-
-
-def painting(canvas: Locator) -> np.ndarray:
-    uri = canvas.evaluate("canvas => canvas.toDataURL()")
-    return np.asarray(picture(base64.b64decode(uri.split(",")[1])).convert("RGB")).astype(int)
 
 
 def maps_of(page: Page) -> list[Locator]:

@@ -2,13 +2,12 @@
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
 import pytest
-from app_server import running
-from browsing import Visit
+from app_server import Running, running
+from browsing import PHOTO, Visit, nameless
 from detecting import tiny_family
 from playwright.sync_api import Locator, Page, expect
 
@@ -19,13 +18,6 @@ from cbam.explain.detection import overlap
 pytest_plugins = ["app_fixtures", "browsing"]
 
 NAMES = ("tiny-none-things", "tiny-se-things", "tiny-cbam-things")
-PHOTO = "bison.jpg"
-NAMELESS = """() => [...document.querySelectorAll(".find *")].filter((each) => {
-    if (!each.checkVisibility()) return false;
-    const named = each.getAttribute("aria-label") || each.labels?.length || each.textContent.trim();
-    const control = each.matches("button, input, select, canvas[role=img], [role=group]");
-    return (control && !named) || document.querySelectorAll(`#${each.id || "none"}`).length > 1;
-}).map((each) => each.outerHTML.slice(0, 80))"""
 WORDS = """async (answers) => {
     const { counted, difference, things } = await import("/static/js/lib/things.js");
     const { inside } = await import("/static/js/lib/maps.js");
@@ -232,13 +224,12 @@ def test_every_control_has_a_name_and_nothing_sticks_out(visit: Visit, width: in
     page = opened(visit, viewport={"width": width, "height": 844})
     page.locator(".find-table button").first.click()
     expect(page.locator(".find-photo heat-map canvas").first).to_be_visible()
-    assert page.evaluate(NAMELESS) == []
+    assert nameless(page, ".find") == []
     assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
-def test_a_service_without_detectors_offers_no_such_view(visit: Visit, tiny_models: Path) -> None:
-    with running(create_app(Settings(models_folder=tiny_models, log_style="off"))) as served:
-        page = httpx.get(f"{served.address}/?photo={PHOTO}").text
+def test_a_service_without_detectors_offers_no_such_view(visit: Visit, service: Running) -> None:
+    page = httpx.get(f"{service.address}/?photo={PHOTO}").text
     assert 'data-view="compare"' in page
     assert 'data-view="find"' not in page
     visit()  # the fixture expects a visit

@@ -1,30 +1,19 @@
 """Looking inside the networks, in Chromium: blocks, channels, the steps of attention, the paper."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from app_fixtures import BLOCKS
-from app_server import running
-from browsing import Visit
+from browsing import PHOTO, Visit
 from playwright.sync_api import Page, expect
 
 import cbam
-from app.main import create_app
-from app.settings import Settings
 
 pytest_plugins = ["app_fixtures", "browsing"]
-PHOTO = "bison.jpg"
 FILE = Path(__file__).parent.parent / "static" / "gallery" / PHOTO
 LARGE = ".block-large"
-
-
-@pytest.fixture(scope="module")
-def server(tiny_models: Path) -> Iterator[str]:
-    with running(create_app(Settings(models_folder=tiny_models, log_style="off"))) as served:
-        yield served.address
 
 
 def number(text: str) -> float:

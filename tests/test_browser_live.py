@@ -1,34 +1,20 @@
 """The live view in Chromium with a fake camera: answers come, and it ends when unseen."""
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
-import pytest
 from app_fixtures import FAMILY, picture
-from app_server import running
 from browsing import Visit
 from playwright.sync_api import Page, expect
-
-from app.main import create_app
-from app.settings import Settings
 
 pytest_plugins = ["app_fixtures", "browsing"]
 CHROMIUM_FLAGS = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 LIVE = "/?photo=bison.jpg&view=live"
 
 
-@pytest.fixture(scope="module")
-def server(tiny_models: Path) -> Iterator[str]:
-    with running(create_app(Settings(models_folder=tiny_models, log_style="off"))) as served:
-        yield served.address
-
-
 def started(visit: Visit) -> Page:
     """The live view after two answers."""
     page = visit(LIVE)
-    page.set_default_timeout(60_000)
     page.locator("live-view [data-do=start]").click()
     several = re.compile(r"^(\d{2,}|[2-9])$")
     expect(page.locator("live-view")).to_have_attribute("data-frames", several)

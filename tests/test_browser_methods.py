@@ -1,37 +1,20 @@
 """The view Methods, in a real Chromium: every method's maps for one photo."""
 
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
 import numpy as np
-import pytest
 from app_fixtures import FAMILY, values
-from app_server import Running, running
+from app_server import Running, models_at_work
 from browsing import Visit
 from playwright.sync_api import Locator, Page, expect
 
-from app.main import create_app
-from app.settings import Settings
 from cbam.explain.methods import METHODS
 
 pytest_plugins = ["app_fixtures", "browsing"]
 CHEAP = [name for name, method in METHODS.items() if method.cost_class == "low"]
 COSTLY = [name for name in METHODS if name not in CHEAP]
-
-
-@pytest.fixture(scope="module")
-def service(tiny_models: Path) -> Iterator[Running]:
-    settings = Settings(models_folder=tiny_models, log_style="off")
-    with running(create_app(settings)) as served:
-        yield served
-
-
-@pytest.fixture(scope="module")
-def server(service: Running) -> str:
-    return service.address
 
 
 def row(page: Page, method: str) -> Locator:
@@ -149,17 +132,13 @@ def test_a_costly_method_shows_its_progress_and_can_be_cancelled(
     page = open_methods(visit)
     filled(page)
     score = row(page, "scorecam")
-    free = threading.Event()
-    service.server.service.state.engine._model_thread.submit(free.wait, 120)
-    try:
+    with models_at_work(service):
         score.get_by_role("button", name="Compute").click()
         expect(score.get_by_role("status")).to_have_text("ResNet-18: 1 of 3")
         expect(score.get_by_role("progressbar")).to_be_visible()
         score.get_by_role("button", name="Cancel").click()
         expect(score.get_by_role("status")).to_have_text("Cancelled.")
         expect(score.get_by_role("progressbar")).to_be_hidden()
-    finally:
-        free.set()
     score.get_by_role("button", name="Compute").click()
     expect(score.locator("heat-map canvas")).to_have_count(3)
 

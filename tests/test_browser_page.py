@@ -1,90 +1,18 @@
 """The page in a real Chromium, against a real server: what a visitor sees and does."""
 
 import base64
-import socket
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
 import numpy as np
 import pytest
-import uvicorn
 from app_fixtures import FAMILY, LABELS, encoded, photo, picture
-from browsing import Visit
+from browsing import Visit, answered, choose, painting, press, upload
 from heic import heic
 from PIL import ExifTags, Image
-from playwright.sync_api import Locator, Page, expect
-
-from app.main import create_app
-from app.settings import Settings
+from playwright.sync_api import Page, expect
 
 pytest_plugins = ["app_fixtures", "browsing"]
-
-
-@pytest.fixture(scope="module")
-def server(tiny_models: Path) -> Iterator[str]:
-    """An app behind a real server on a free port, in a thread: its address."""
-    app = create_app(Settings(models_folder=tiny_models))
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        try:
-            _wait_until_ready(address)
-            yield address
-        finally:
-            server.should_exit = True
-            thread.join(120)
-
-
-def _wait_until_ready(address: str, limit_s: float = 180) -> None:
-    end = time.monotonic() + limit_s
-    while time.monotonic() < end:
-        try:
-            if httpx.get(f"{address}/readyz").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass  # it does not listen yet, or is slow to answer
-        time.sleep(0.05)
-    pytest.fail(f"The server is not ready after {limit_s} s.")
-
-
-def file_of(data: bytes, name: str = "photo.jpg", kind: str = "image/jpeg") -> Any:
-    """A file for a file field."""
-    return {"name": name, "mimeType": kind, "buffer": data}
-
-
-def choose(page: Page, data: bytes, **file: str) -> None:
-    """Choose a photo in the form."""
-    page.locator("#photo-form input[type=file][name=image]").set_input_files(file_of(data, **file))
-
-
-@contextmanager
-def answered(page: Page) -> Iterator[None]:
-    """What is done inside brings a new answer, with its three columns painted."""
-    page.evaluate("document.getElementById('result')?.setAttribute('data-old', '')")
-    yield
-    columns = page.locator("#result:not([data-old]) .model-column heat-map canvas")
-    expect(columns).to_have_count(3)
-    expect(page.locator("#result")).to_have_count(1)
-
-
-def upload(page: Page, data: bytes) -> None:
-    """Choose a photo and wait for the answer."""
-    with answered(page):
-        choose(page, data)
-
-
-def painting(canvas: Locator) -> np.ndarray:
-    """What a canvas shows: (height, width, 3)."""
-    uri = canvas.evaluate("canvas => canvas.toDataURL()")
-    return np.asarray(picture(base64.b64decode(uri.split(",")[1])).convert("RGB")).astype(int)
 
 
 def paintings(page: Page) -> list[np.ndarray]:
@@ -115,14 +43,6 @@ def with_evidence(answer: dict[str, Any]) -> list[str]:
     found = [label for label in LABELS if all(peak[label] > 0 for peak in peaks)]
     assert len(found) >= 2, "the tiny models are to show something"
     return found
-
-
-def press(page: Page, label: str, column: int = 0) -> None:
-    """Press a class in a column; the less probable ones are folded away."""
-    button = page.locator(".model-column").nth(column).locator(f".prediction[value='{label}']")
-    if not button.is_visible():
-        page.locator(".model-column").nth(column).locator(".predictions summary").click()
-    button.click()
 
 
 # A photo of one's own

@@ -1,20 +1,11 @@
 """How a photo gets into the page, in a real Chromium: camera, upload, queue, the last photos."""
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 from app_fixtures import encoded, photo
-from app_server import Running, running
-from browsing import Visit
+from app_server import Running, models_at_work
+from browsing import Visit, answered, choose
 from playwright.sync_api import Page, expect
-
-from app.main import create_app
-from app.settings import Settings
 
 pytest_plugins = ["app_fixtures", "browsing"]
 
@@ -23,44 +14,6 @@ CHROMIUM_FLAGS = (
     "--use-fake-device-for-media-stream=device-count=2",
     "--use-fake-ui-for-media-stream",
 )
-
-
-@pytest.fixture(scope="module")
-def service(tiny_models: Path) -> Iterator[Running]:
-    with running(create_app(Settings(models_folder=tiny_models))) as served:
-        yield served
-
-
-@pytest.fixture(scope="module")
-def server(service: Running) -> str:
-    return service.address
-
-
-def choose(page: Page, data: bytes, name: str = "photo.jpg") -> None:
-    """Choose a photo in the form."""
-    file: Any = {"name": name, "mimeType": "image/jpeg", "buffer": data}
-    page.locator("#photo-form input[type=file][name=image]").set_input_files(file)
-
-
-@contextmanager
-def answered(page: Page) -> Iterator[None]:
-    """What is done inside brings a new answer, with its three columns painted."""
-    page.evaluate("document.getElementById('result')?.setAttribute('data-old', '')")
-    yield
-    columns = page.locator("#result:not([data-old]) .model-column heat-map canvas")
-    expect(columns).to_have_count(3)
-
-
-@contextmanager
-def models_at_work(service: Running) -> Iterator[threading.Event]:
-    """The models answer nothing until the event inside is set, at the latest at the end."""
-    free = threading.Event()
-    engine = service.server.service.state.engine
-    engine._model_thread.submit(free.wait, 120)
-    try:
-        yield free
-    finally:
-        free.set()
 
 
 def names(page: Page) -> list[str]:

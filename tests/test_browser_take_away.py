@@ -1,36 +1,23 @@
 """Taking an answer away in Chromium: what is saved is what is shown."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2 as httpx
 import numpy as np
-import pytest
 from app_fixtures import picture
-from app_server import running
-from browsing import Visit
+from browsing import PHOTO, Visit, opened
 from playwright.sync_api import Page, expect
 
-from app.main import create_app
-from app.settings import Settings
 from app.templating import bundled
 from cbam.bundle.read import read
 
 pytest_plugins = ["app_fixtures", "browsing"]
-PHOTO = "bison.jpg"
 
 
-@pytest.fixture(scope="module")
-def server(tiny_models: Path) -> Iterator[str]:
-    with running(create_app(Settings(models_folder=tiny_models, log_style="off"))) as served:
-        yield served.address
-
-
-def opened(visit: Visit, **options: object) -> Page:
-    page = visit(f"/?photo={PHOTO}", **options)
-    page.set_default_timeout(60_000)
-    expect(page.locator("#result .model-column heat-map canvas")).to_have_count(3)
+def unfolded(visit: Visit, **options: object) -> Page:
+    """An answer, with the ways to take it away in sight."""
+    page = opened(visit, **options)
     page.locator(".take-away > summary").click()
     return page
 
@@ -51,7 +38,7 @@ def press_another(page: Page) -> str:
 
 
 def test_the_files_hold_the_answer_for_the_class_that_is_shown(visit: Visit, server: str) -> None:
-    page = opened(visit)
+    page = unfolded(visit)
     target = press_another(page)
     name, data = saved(page, "zip")
     assert name == "cbam-lens-bison.zip"
@@ -71,7 +58,7 @@ def test_the_files_hold_the_answer_for_the_class_that_is_shown(visit: Visit, ser
 
 
 def test_the_lines_follow_the_class_that_is_shown(visit: Visit) -> None:
-    page = opened(visit)
+    page = unfolded(visit)
     target = press_another(page)
     for line, words in (
         ("curl", f"-F target={target} "),
@@ -82,7 +69,7 @@ def test_the_lines_follow_the_class_that_is_shown(visit: Visit) -> None:
 
 
 def test_the_picture_shows_the_view_as_it_is_seen(visit: Visit) -> None:
-    page = opened(visit)
+    page = unfolded(visit)
     name, data = saved(page, "png")
     assert name == "cbam-lens-bison-compare.png"
     found = np.asarray(picture(data).convert("RGB")).astype(int)
@@ -102,7 +89,7 @@ def test_the_picture_shows_the_view_as_it_is_seen(visit: Visit) -> None:
 
 
 def test_what_goes_wrong_is_said(visit: Visit) -> None:
-    page = opened(visit, allowed="ERR_FAILED")
+    page = unfolded(visit, allowed="ERR_FAILED")
     page.route("**/api/v1/bundle", lambda route: route.abort())
     page.locator("[data-save=zip]").click()
     expect(page.locator(".saves [role=status]")).to_contain_text("Check the connection")

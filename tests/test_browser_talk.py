@@ -2,18 +2,12 @@
 
 import base64
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import pytest
-from app_server import running
-from browsing import Visit
+from browsing import Visit, opened
 from playwright.sync_api import Page, expect
 
-from app.main import create_app
 from app.routes.views import VIEWS
-from app.settings import Settings
 from app.templating import bundled
 from cbam.cards.families import available
 
@@ -28,19 +22,6 @@ TALK = {
 }
 
 
-@pytest.fixture(scope="module")
-def server(tiny_models: Path) -> Iterator[str]:
-    with running(create_app(Settings(models_folder=tiny_models, log_style="off"))) as served:
-        yield served.address
-
-
-def opened(visit: Visit, path: str = "/?photo=bison.jpg", **options: Any) -> Page:
-    page = visit(path, **options)
-    page.set_default_timeout(60_000)
-    expect(page.locator("#result .model-column heat-map canvas")).to_have_count(3)
-    return page
-
-
 def encoded(talk: Any) -> str:
     return base64.urlsafe_b64encode(json.dumps(talk).encode()).decode().rstrip("=")
 
@@ -51,7 +32,6 @@ def says(page: Page, text: str) -> None:
 
 def test_a_link_opens_a_talk_and_the_arrows_go_through_it(visit: Visit) -> None:
     page = visit(f"/?talk={encoded(TALK)}")
-    page.set_default_timeout(60_000)
     says(page, "First, they look.")
     expect(page.locator("#result")).to_have_attribute("data-photo", "bison.jpg")
     expect(page.locator("#result")).to_have_attribute("data-target", "c")

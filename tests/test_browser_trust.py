@@ -1,39 +1,22 @@
 """The view Trust, in Chromium: its numbers are the library's, and what costs is asked for."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
 import pytest
 from app_fixtures import FAMILY
-from app_server import running
-from browsing import Visit
+from browsing import PHOTO, Visit, nameless
 from playwright.sync_api import Locator, Page, expect
 
 import cbam
-from app.main import create_app
-from app.settings import Settings
 from cbam.evaluate.examine import Exam, Examined, examine_all
 from cbam.evaluate.faithfulness import Trial
 from cbam.evaluate.slices import finished
 from cbam.images.photo import open_photo
 
 pytest_plugins = ["app_fixtures", "browsing"]
-
-PHOTO = "bison.jpg"
-NAMELESS = """() => [...document.querySelectorAll("#view-trust *")].filter((each) => {
-    if (!each.checkVisibility()) return false;
-    const named = each.getAttribute("aria-label") || each.textContent.trim();
-    return each.matches("button, progress, [role=application], [role=img]") && !named;
-}).map((each) => each.outerHTML.slice(0, 80))"""
-
-
-@pytest.fixture(scope="module")
-def server(tiny_models: Path) -> Iterator[str]:
-    with running(create_app(Settings(models_folder=tiny_models, log_style="off"))) as served:
-        yield served.address
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +79,7 @@ def test_curves_and_areas_are_the_librarys(
         top = article.locator(".axis.top").first.inner_text()
         ends = 100 - 100 * order.deletion / (float(re.sub(r"\D", "", top)) / 100)
         assert heights == pytest.approx(ends.tolist(), abs=0.1)
-    assert page.evaluate(NAMELESS) == []
+    assert nameless(page, "#view-trust") == []
 
 
 def test_maps_of_random_networks_are_the_librarys(
@@ -195,4 +178,4 @@ def test_nothing_sticks_out(visit: Visit, width: int) -> None:
     page.keyboard.press("Enter")
     expect(page.locator(".in-box tr")).to_have_count(5)
     assert page.evaluate("document.documentElement.scrollWidth") == width
-    assert page.evaluate(NAMELESS) == []
+    assert nameless(page, "#view-trust") == []

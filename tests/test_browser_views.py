@@ -1,26 +1,13 @@
 """The views of an answer, in Chromium: one at a time, each with an address that restores it."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-import pytest
-from app_server import running
-from browsing import Visit
+from browsing import PHOTO, Visit
 from playwright.sync_api import Page, expect
 
-from app.main import create_app
 from app.routes.views import VIEWS
-from app.settings import Settings
 
 pytest_plugins = ["app_fixtures", "browsing"]
-PHOTO = "bison.jpg"
-
-
-@pytest.fixture(scope="module")
-def server(tiny_models: Path) -> Iterator[str]:
-    with running(create_app(Settings(models_folder=tiny_models, log_style="off"))) as served:
-        yield served.address
 
 
 def tab(page: Page, name: str) -> None:

@@ -56,6 +56,18 @@ def running(app: FastAPI) -> Iterator[Running]:
             assert not thread.is_alive(), "the server does not end"
 
 
+@contextmanager
+def models_at_work(service: Running) -> Iterator[threading.Event]:
+    """The models answer nothing until the event inside is set, at the latest at the end."""
+    free = threading.Event()
+    engine = service.server.service.state.engine
+    engine._model_thread.submit(free.wait, 120)
+    try:
+        yield free
+    finally:
+        free.set()
+
+
 def rest_of(client: socket.socket) -> tuple[bytes, float]:
     """What comes until the server closes, and the seconds until then."""
     began, received = time.monotonic(), b""
