@@ -1,8 +1,8 @@
 """`cbam-lens models`: what models there are, and a model's card."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Optional
 
 import typer
@@ -88,6 +88,37 @@ def _print(titles: list[str], rows: list[list[str]], markdown: bool) -> None:
     show_table(titles, rows)
 
 
+ON_PHOTOS = ("model", "data", "photos")
+
+
+@dataclass(frozen=True)
+class _OnPhotos:
+    """A card's numbers of one measure on one set of photos."""
+
+    card: Card
+    data: str  # the set's name; empty: the validation photos
+    values: Mapping[str, Any]
+
+    @property
+    def cells(self) -> list[str]:
+        """A row's beginning, under ON_PHOTOS."""
+        return [self.card.name, self.data or "validation", f"{self.values['photos']:,}"]
+
+    def beside(self, measure: str) -> Mapping[str, Any]:
+        """Another measure's numbers on the same photos; empty: there are none."""
+        name = f"{measure}_{self.data}" if self.data else measure
+        found: Mapping[str, Any] = self.card.metrics.get(name, {})
+        return found
+
+
+def _on_photos(measure: str) -> Iterator[_OnPhotos]:
+    """Every card's numbers under this name and, on other photos, with theirs behind it."""
+    for card in available().values():
+        for key, values in card.metrics.items():
+            if key.startswith(measure) and "photos" in values:
+                yield _OnPhotos(card, key.removeprefix(measure).strip("_"), values)
+
+
 @models_app.command("boxes")
 def list_boxes(
     markdown: Annotated[
@@ -96,14 +127,12 @@ def list_boxes(
 ) -> None:
     """Where heat maps point, and by how much that is better than a baseline that sees no photo."""
     rows: list[list[str]] = []
-    for card in available().values():
-        for key, values in card.metrics.items():
-            against = card.metrics.get(key.replace(BOXED, f"{BOXED}_against_baseline", 1))
-            if key.startswith(BOXED) and against is not None:
-                data = key.removeprefix(BOXED).strip("_") or "validation"
-                cells = [f"{values[name]:.1%}: {_change(against[name])}" for name in LOCATED]
-                rows.append([card.name, data, f"{values['photos']:,}", *cells])
-    _print(["model", "data", "photos", *LOCATED.values()], rows, markdown)
+    for found in _on_photos(BOXED):
+        if against := found.beside(f"{BOXED}_against_baseline"):
+            values = found.values
+            cells = [f"{values[name]:.1%}: {_change(against[name])}" for name in LOCATED]
+            rows.append([*found.cells, *cells])
+    _print([*ON_PHOTOS, *LOCATED.values()], rows, markdown)
 
 
 def _detectors(cards: Sequence[DetectorCard]) -> Table:
@@ -157,18 +186,16 @@ def list_analysis(
 ) -> None:
     """Grad-CAM against boxes, and how much each member of a family differs from the plain one."""
     rows: list[list[str]] = []
-    for card in available().values():
-        for key, values in card.metrics.items():
-            if not key.startswith(BOXED) or "target_probability" not in values:
-                continue
-            data = key.removeprefix(BOXED).strip("_")
-            plain = card.metrics.get(_named("against_none", data), {})
-            cells = [
-                f"{values[name]:.1%}" + (f": {_change(plain[name])}" if name in plain else "")
-                for name in ANALYSIS
-            ]
-            rows.append([card.name, data or "validation", f"{values['photos']:,}", *cells])
-    _print(["model", "data", "photos", *ANALYSIS.values()], rows, markdown)
+    for found in _on_photos(BOXED):
+        if "target_probability" not in found.values:
+            continue
+        plain = found.beside("against_none")
+        cells = [
+            f"{found.values[name]:.1%}" + (f": {_change(plain[name])}" if name in plain else "")
+            for name in ANALYSIS
+        ]
+        rows.append([*found.cells, *cells])
+    _print([*ON_PHOTOS, *ANALYSIS.values()], rows, markdown)
 
 
 @models_app.command("faithfulness")
@@ -179,28 +206,21 @@ def list_faithfulness(
 ) -> None:
     """Whether answers depend on what the maps show, beside random orders and the centre."""
     rows: list[list[str]] = []
-    for card in available().values():
-        for key, values in card.metrics.items():
-            if not key.startswith(FAITHFULNESS) or "steps" not in values:
-                continue  # of another measure, or a comparison
-            data = key.removeprefix(FAITHFULNESS).strip("_")
-            cells = [card.name, data or "validation", f"{values['photos']:,}"]
-            for way in ("deletion", "insertion"):
-                cells.append(f"{values[way]:.3f}")
-                for other in ("random", "centre"):
-                    against = card.metrics[_named(f"{FAITHFULNESS}_against_{other}", data)]
-                    cells.append(_change(against[way]))
-            cells += [f"{values[name]:.1%}" for name in ("average_drop", "increase")]
-            rows.append([*cells, f"{values['road']:+.3f}"])
-    titles = ["model", "data", "photos"]
+    for found in _on_photos(FAITHFULNESS):
+        values = found.values
+        if "steps" not in values:
+            continue  # of another measure, or a comparison
+        cells = found.cells
+        for way in ("deletion", "insertion"):
+            cells.append(f"{values[way]:.3f}")
+            for other in ("random", "centre"):
+                cells.append(_change(found.beside(f"{FAITHFULNESS}_against_{other}")[way]))
+        cells += [f"{values[name]:.1%}" for name in ("average_drop", "increase")]
+        rows.append([*cells, f"{values['road']:+.3f}"])
+    titles = [*ON_PHOTOS]
     for way in ("deletion", "insertion"):
         titles += [way, "against random", "against the centre"]
     _print([*titles, "average drop", "increase", "ROAD"], rows, markdown)
-
-
-def _named(measure: str, data: str) -> str:
-    """How a measure on photos of this name is called on a card."""
-    return f"{measure}_{data}" if data else measure
 
 
 # What was done to the gates -> its heading.
@@ -257,10 +277,7 @@ def list_trust(
     _print(["model", *TRUST], rows, markdown)
 
 
-Rows = tuple[list[str], list[list[str]]]  # titles, and the rows below them
-
-
-def _held_gates(cards: Mapping[str, Card]) -> Rows:
+def _held_gates(cards: Mapping[str, Card]) -> Table:
     """A row for each kind of gates that was held."""
     rows: list[list[str]] = []
     for card in cards.values():
@@ -273,7 +290,7 @@ def _held_gates(cards: Mapping[str, Card]) -> Rows:
     return ["model", "gates", "photos", "as it is", *HELD.values()], rows
 
 
-def _single_gates(card: Card) -> Rows:
+def _single_gates(card: Card) -> Table:
     """A row for each gate of a model; without changes of accuracy if they were not measured."""
     rows: list[list[str]] = []
     held = card.metrics.get("gates_one_by_one", {})
