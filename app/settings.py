@@ -50,7 +50,8 @@ class Settings(BaseSettings):
     max_megapixels: float = Field(40, gt=0)  # largest photo; 40 megapixels take 160 MB once decoded
     max_held_megapixels: float = Field(160, gt=0)  # all decoded photos together; more get a 503
     max_side_px: int = Field(16_384, gt=0)  # longest side of a photo; stops extremely long strips
-    max_fields: int = Field(16, gt=0)  # most form fields beside the photo
+    # most form fields beside the photo; the largest form, with eight models and four layers, has 24
+    max_fields: int = Field(24, gt=0)
     max_field_kb: int = Field(4, gt=0)  # largest form field in KiB
     header_timeout_s: float = Field(10, gt=0)  # time for a request's headers to arrive
     upload_timeout_s: float = Field(60, gt=0)  # time for the whole body to arrive; then a 408

@@ -13,8 +13,10 @@ from fastapi.testclient import TestClient
 from starlette.routing import Mount
 
 from app.oip import tensors as protocol
-from app.routes.forms import Fields, PageFields
+from app.routes.forms import MOST_MODELS, Fields, PageFields
 from app.routes.uploads import FIELD_NAME, Upload
+from app.settings import Settings
+from cbam.explain.detection import MOST_LAYERS
 
 pytest_plugins = ["app_fixtures"]
 
@@ -73,7 +75,8 @@ def test_an_empty_field_is_an_absent_one_on_every_route(
     for path, names in forms(tiny_app).items():
         wanted = ask(client, path, jpeg)
         assert ask(client, path, jpeg, **{place: dict.fromkeys(names, empty)}) == wanted, path
-        twice = {name: [empty, empty] for name in names[:8]}  # a form has at most 16 fields
+        most = Settings().max_fields // 2
+        twice = {name: [empty, empty] for name in names[:most]}
         assert ask(client, path, jpeg, **{place: twice}) == wanted, path
 
 
@@ -124,6 +127,12 @@ def test_lists_may_be_repeated_or_have_commas_on_every_route(
             [f"{one},", other],
         ):
             assert ask(client, path, jpeg, **{place: {name: texts}}) == wanted, (path, texts)
+
+
+def test_a_form_may_have_as_many_fields_as_the_largest_one_needs():
+    most = {"models": MOST_MODELS, "layer": MOST_LAYERS}
+    needed = {form: sum(most.get(name, 1) for name in form.model_fields) for form in FORMS}
+    assert Settings().max_fields == max(needed.values()), needed
 
 
 def test_a_list_of_models_with_commas_may_be_too_long(client: TestClient, jpeg: bytes):

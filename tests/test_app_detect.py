@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from app.cli.main import app as command
 from app.main import create_app
+from app.routes.forms import DetectFields
 from app.settings import Settings
 from cbam.errors import BadCard, CBAMLensError
 
@@ -73,6 +74,13 @@ def test_every_detector_of_the_family_answers(finder: TestClient, jpeg: bytes):
     assert len(found["results"][2]["attention"]) == 8
 
 
+def test_a_form_with_every_field_may_name_six_detectors(finder: TestClient, jpeg: bytes):
+    fields = dict.fromkeys(DetectFields.model_fields, "")
+    answer = ask(finder, jpeg, **{**fields, "models": NAMES * 2, "maps": "0"})
+    assert answer.status_code == 200, answer.text
+    assert [each["model"] for each in answer.json()["results"]] == NAMES
+
+
 def test_counterparts_are_mutual(finder: TestClient, jpeg: bytes):
     results = {each["model"]: each["detections"] for each in ask(finder, jpeg).json()["results"]}
     mine, other = results[NAMES[0]], results[NAMES[1]]
@@ -111,7 +119,7 @@ def test_of_two_things_in_one_place_the_class_asked_for_gets_the_map(
     ("fields", "words"),
     [
         ({"box": "0,0,9,9", "label": "green"}, ["class of 'tiny-none-things'", "red, blue"]),
-        ({"models": "a,b,c,d,e,f"}, ["models", "5"]),
+        ({"models": "a,b,c,d,e,f,g,h,i"}, ["models", "8"]),
         ({"models": "tiny-none"}, ["detector", "tiny-cbam-things"]),
         ({"family": "tiny"}, ["family of detectors", "things"]),
         ({"method": "gradcan"}, ["gradcan", "hirescam"]),

@@ -272,9 +272,9 @@ def test_a_limit_that_is_set_holds(serve: Callable[..., TestClient], jpeg: bytes
             id="long field",
         ),
         pytest.param(
-            {"content": part(b"a", b"models", None) * 17 + END, "headers": MULTIPART},
+            {"content": part(b"a", b"models", None) * 25 + END, "headers": MULTIPART},
             400,
-            ("16",),
+            ("24",),
             id="many fields",
         ),
         pytest.param(

@@ -30,6 +30,7 @@ def absent(default: Any) -> BeforeValidator:
 
 
 LISTS = ("models", "layer")  # fields that may name several
+MOST_MODELS = 8  # that one form may name
 Text = Annotated[str, Field(max_length=200)]
 GatesText = Annotated[
     str,
@@ -49,7 +50,7 @@ class Fields(BaseModel):
 
     models: list[str] = Field(
         [],
-        max_length=8,
+        max_length=MOST_MODELS,
         description="names of models, repeated or with commas between; default: the default family",
     )
     family: Text = Field("", description="a family to ask, if no models are named")
@@ -196,11 +197,6 @@ class InterveneFields(ExplainFields):
 class FaithfulnessFields(CompareFields):
     """/faithfulness"""
 
-    models: list[str] = Field(
-        [],
-        max_length=4,  # with the other fields no more than a form may have
-        description="names of models, repeated or with commas between; default: the default family",
-    )
     curves: bool = Field(True, description="false leaves out the curves, which take most passes")
     steps: int = Field(
         Trial.steps, ge=2, le=20, description="the photo is taken away in so many equal parts"
@@ -260,7 +256,7 @@ class DetectFields(Fields):
 
     models: list[str] = Field(
         [],
-        max_length=5,  # with the other fields no more than a form may have
+        max_length=MOST_MODELS,
         description="names of detectors; default: the first family",
     )
     score: float = Field(DetectOptions.score, ge=0, le=1, description="least score of a box")
