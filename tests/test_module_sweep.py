@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from app_fixtures import wait_until_ready
 from fastapi.testclient import TestClient
 from PIL import Image
 from torch import nn
@@ -107,8 +108,7 @@ def client(
         write_card(card, make_network(attention).state_dict())
     app = create_app(Settings(models_folder=folder, log_style="off", backend="eager"))
     with TestClient(app) as made:
-        while not app.state.engine.ready:
-            assert not app.state.engine.problem
+        wait_until_ready(made)
         yield made
 
 
