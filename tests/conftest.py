@@ -7,6 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+# One thread for each pass, in all threads of this process and in those that tests start: for tiny
+# networks, more mostly wait for each other. OpenMP reads it once, when PyTorch is imported.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import numpy as np
 import pytest
 import torch
@@ -22,8 +26,6 @@ from cbam.model import Model
 # Services of the tests run in PyTorch, so that their answers are the same to the bit on every
 # machine and none of them compiles anything. test_backends.py and test_app_engine.py test "auto".
 os.environ.setdefault("CBAM_LENS_BACKEND", "eager")
-
-torch.set_num_threads(1)  # for tiny networks, more threads mostly wait for each other
 
 LABELS = ("tench", "church", "parachute", "golf ball", "French horn")
 
