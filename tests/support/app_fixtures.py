@@ -5,11 +5,13 @@ imported before pytest could rewrite their assertions, so these say themselves w
 """
 
 import base64
+import functools
 import io
 import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -115,20 +117,38 @@ def wait_until_ready(client: TestClient, limit_s: float = 180) -> None:
 @pytest.fixture
 def may_load(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Models of services started from now on are loaded only once this is set."""
-    allowed = threading.Event()
+    allowed, load = threading.Event(), engine_module.load
 
-    def load(folder: Any, backend: str) -> cbam.Model:
+    def late(folder: Any, backend: str) -> cbam.Model:
         assert allowed.wait(180), "nobody allowed the models to be loaded"
-        return cbam.load(folder, backend)
+        return load(folder, backend)
 
-    monkeypatch.setattr(engine_module, "load", load)
+    monkeypatch.setattr(engine_module, "load", late)
     return allowed
 
 
+@contextmanager
+def shared_by_services(folder: Path) -> Iterator[Path]:
+    """The models in this folder are loaded and cut once for all services of this process.
+
+    Answering changes nothing on a model, and most tests are about what surrounds it.
+    """
+    load = engine_module.load
+    once = functools.cache(load)
+
+    def shared(one: Path, backend: str) -> cbam.Model:
+        return once(one, backend) if one.parent == folder else load(one, backend)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_module, "load", shared)
+        yield folder
+
+
 @pytest.fixture(scope="session")
-def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A models folder with the tiny family."""
-    return write_family(tmp_path_factory.mktemp("models"))
+    with shared_by_services(write_family(tmp_path_factory.mktemp("models"))) as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")
