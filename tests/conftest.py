@@ -14,12 +14,14 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 import pytest
 import torch
+from carding import a_card
 from PIL import Image
 from torch import nn
 
 import cbam
 from cbam.attention.gc import Added
 from cbam.cards.card import Card, write_card
+from cbam.data.labelled import Labelled
 from cbam.images.preprocess import Preprocess
 from cbam.model import Model
 
@@ -70,18 +72,12 @@ def make_model(make_network: Callable[..., nn.Module]) -> Callable[..., Model]:
         backend: str = "eager",
         **options: Any,
     ) -> Model:
-        card = Card(
-            name=f"tiny-{attention}",
-            family="tiny",
-            family_title="Tiny networks",
-            backbone="resnet18",
+        card = a_card(
             attention=attention,
+            family_title="Tiny networks",
             labels=labels,
             preprocess=Preprocess(size_px, fit),
-            licence="MIT",
             data="none: random weights",
-            recipe="none",
-            weights_sha256="",
             storage="float32",
         )
         network = make_network(attention, num_classes=len(labels), **options)
@@ -103,6 +99,24 @@ def make_photo() -> Callable[..., Image.Image]:
     def make(seed: int = 0, width: int = 90, height: int = 70) -> Image.Image:
         blobs = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
         return Image.fromarray(blobs).resize((width, height), Image.Resampling.BICUBIC)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_labelled(
+    tmp_path_factory: pytest.TempPathFactory, make_photo: Callable[..., Image.Image]
+) -> Callable[..., list[Labelled]]:
+    """Small photos on disk, with a class and the same boxes each: `make_labelled(9, box)`."""
+
+    def make(count: int, *boxes: tuple[float, float, float, float]) -> list[Labelled]:
+        folder = tmp_path_factory.mktemp("photos")
+        found = []
+        for index in range(count):
+            path = folder / f"{index}.png"
+            make_photo(index, 48, 40).save(path)
+            found.append(Labelled(path.name, path, index % len(LABELS), boxes))
+        return found
 
     return make
 

@@ -17,20 +17,13 @@ from app.routes.forms import DetectFields
 from app.settings import Settings
 from cbam.errors import BadCard, CBAMLensError
 
-pytest_plugins = ["app_fixtures"]
+pytest_plugins = ["app_fixtures", "detecting"]
 NAMES = ["tiny-none-things", "tiny-se-things", "tiny-cbam-things"]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("detectors")
-    tiny_family(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def finder(folder: Path) -> Iterator[TestClient]:
-    app = create_app(Settings(models_folder=folder, backend="eager"))
+def finder(tiny_detectors: Path) -> Iterator[TestClient]:
+    app = create_app(Settings(models_folder=tiny_detectors, backend="eager"))
     with TestClient(app, raise_server_exceptions=False) as client:
         wait_until_ready(client)
         yield client
@@ -149,8 +142,8 @@ def test_a_service_without_detectors_says_so(client: TestClient, jpeg: bytes):
     assert_problem(ask(client, jpeg), 501, "no detectors")
 
 
-def test_a_drained_service_finds_nothing(folder: Path, jpeg: bytes):
-    app = create_app(Settings(models_folder=folder, backend="eager"))
+def test_a_drained_service_finds_nothing(tiny_detectors: Path, jpeg: bytes):
+    app = create_app(Settings(models_folder=tiny_detectors, backend="eager"))
     with TestClient(app, raise_server_exceptions=False) as client:
         wait_until_ready(client)
         app.state.engine.drain()
@@ -180,23 +173,23 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def models(folder: Path) -> list[str]:
-    return [part for name in NAMES for part in ("--model", str(folder / name))]
+def models(tiny_detectors: Path) -> list[str]:
+    return [part for name in NAMES for part in ("--model", str(tiny_detectors / name))]
 
 
-def test_the_command_prints_what_each_detector_found(folder: Path, file: Path):
-    said = invoke(str(file), *models(folder), "--maps", "0")
+def test_the_command_prints_what_each_detector_found(tiny_detectors: Path, file: Path):
+    said = invoke(str(file), *models(tiny_detectors), "--maps", "0")
     for name in NAMES:
         assert name in said
     assert "x0 y0 x1 y1" in said
 
 
-def test_the_command_says_that_nothing_was_found(folder: Path, file: Path):
-    assert invoke(str(file), *models(folder), "--score", "1").count("nothing found") == 3
+def test_the_command_says_that_nothing_was_found(tiny_detectors: Path, file: Path):
+    assert invoke(str(file), *models(tiny_detectors), "--score", "1").count("nothing found") == 3
 
 
-def test_the_command_gives_the_services_json(folder: Path, file: Path, finder: TestClient):
-    mine = json.loads(invoke(str(file), *models(folder), "--json"))
+def test_the_command_gives_the_services_json(tiny_detectors: Path, file: Path, finder: TestClient):
+    mine = json.loads(invoke(str(file), *models(tiny_detectors), "--json"))
     theirs = ask(finder, file.read_bytes()).json()
     for answer in (mine, theirs):
         for each in answer["results"]:
@@ -209,9 +202,11 @@ def test_the_command_gives_the_services_json(folder: Path, file: Path, finder: T
 
 
 @pytest.mark.parametrize("options", [[], ["--maps", "0"], ["--score", "1"]])
-def test_the_command_draws_a_sheet(folder: Path, file: Path, tmp_path: Path, options: list[str]):
+def test_the_command_draws_a_sheet(
+    tiny_detectors: Path, file: Path, tmp_path: Path, options: list[str]
+):
     out = tmp_path / "out.png"
-    invoke(str(file), *models(folder), "-o", str(out), *options)
+    invoke(str(file), *models(tiny_detectors), "-o", str(out), *options)
     sheet = picture(out.read_bytes())
     assert sheet.width == 3 * (300 + 12) + 12
     assert len(sheet.getcolors(1_000_000)) > 100  # type: ignore[arg-type]
@@ -226,19 +221,19 @@ def test_the_command_draws_a_sheet(folder: Path, file: Path, tmp_path: Path, opt
     ],
 )
 def test_the_command_refuses_with_a_sentence(
-    file: Path, arguments: list[str], says: str, folder: Path
+    file: Path, arguments: list[str], says: str, tiny_detectors: Path
 ):
     with pytest.raises(CBAMLensError, match=says):
         invoke(str(file), *arguments)
 
 
-def test_a_model_that_is_no_detector_is_refused(folder: Path, file: Path):
+def test_a_model_that_is_no_detector_is_refused(tiny_detectors: Path, file: Path):
     with pytest.raises(CBAMLensError, match="No detector"):
-        invoke(str(file), "--model", str(folder / "tiny-se"))
+        invoke(str(file), "--model", str(tiny_detectors / "tiny-se"))
 
 
-def test_the_command_shows_a_detectors_card(folder: Path):
-    done = CliRunner().invoke(command, ["models", "show", str(folder / NAMES[2])])
+def test_the_command_shows_a_detectors_card(tiny_detectors: Path):
+    done = CliRunner().invoke(command, ["models", "show", str(tiny_detectors / NAMES[2])])
     card = json.loads(done.stdout)
     assert card["classifier"] == "tiny-cbam"
     assert card["layers"][-1] == "layer3.1"

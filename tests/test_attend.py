@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import torchvision
+from carding import a_card
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -451,19 +452,14 @@ def test_gates_that_begin_still_can_learn(plain: nn.Module, photos: Bank, tmp_pa
 def card(plain: nn.Module, tmp_path: Path) -> Card:
     """The plain network as a model."""
     folder = tmp_path / "cards" / "resnet18-squares"
-    made = Card(
+    made = a_card(
         name="resnet18-squares",
         family="squares",
         family_title="Squares",
-        backbone="resnet18",
         attention="none",
         labels=("red", "blue"),
         preprocess=SEEN,
-        licence="MIT",
         data="squares",
-        recipe="none",
-        weights_sha256="",
-        storage="int8",
         folders=("n1", "n2"),
         backbone_options={"width": 8},
         folder=folder,

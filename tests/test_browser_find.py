@@ -2,20 +2,20 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
 import pytest
 from app_server import Running, running
 from browsing import PHOTO, Visit, nameless
-from detecting import tiny_family
 from playwright.sync_api import Locator, Page, expect
 
 from app.main import create_app
 from app.settings import Settings
 from cbam.explain.detection import overlap
 
-pytest_plugins = ["app_fixtures", "browsing"]
+pytest_plugins = ["app_fixtures", "browsing", "detecting"]
 
 NAMES = ("tiny-none-things", "tiny-se-things", "tiny-cbam-things")
 WORDS = """async (answers) => {
@@ -34,10 +34,8 @@ WORDS = """async (answers) => {
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("models")
-    tiny_family(folder)
-    settings = Settings(models_folder=folder, log_style="off", inference_timeout_s=300)
+def server(tiny_detectors: Path) -> Iterator[str]:
+    settings = Settings(models_folder=tiny_detectors, log_style="off", inference_timeout_s=300)
     with running(create_app(settings)) as served:
         yield served.address
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detecting import LABELS, tiny_detector, tiny_family
+from detecting import LABELS, tiny_detector
 from PIL import Image
 from torch import Tensor
 from torchvision.models.detection.fcos import FCOS as TorchvisionFCOS
@@ -36,17 +36,12 @@ from cbam.explain.formulas import gradcam
 from cbam.images.frame import Frame
 from cbam.trace.cut import cut_at
 
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    tiny_family(folder)
-    return folder
+pytest_plugins = ["detecting"]
 
 
 @pytest.fixture(scope="module")
-def model(folder: Path) -> Detector:
-    return cbam.load(folder / "tiny-cbam-things")
+def model(tiny_detectors: Path) -> Detector:
+    return cbam.load(tiny_detectors / "tiny-cbam-things")
 
 
 def photo(width: int = 96, height: int = 64, seed: int = 0) -> Image.Image:
@@ -298,20 +293,21 @@ def test_a_square_frame_bends_photos_to_any_size():
     assert frame(photo(100, 75)).shape == (3, 300, 300)
 
 
-def test_a_detector_stores_its_head_alone(folder: Path, tmp_path: Path):
-    card = read_detector_card(folder / "tiny-cbam-things")
+def test_a_detector_stores_its_head_alone(tiny_detectors: Path, tmp_path: Path):
+    card = read_detector_card(tiny_detectors / "tiny-cbam-things")
     assert card.title == "FCOS on CBAM-ResNet-18"
     head = (card.folder / "weights.safetensors").stat().st_size
-    assert head < (folder / "tiny-cbam" / "weights.safetensors").stat().st_size
+    assert head < (tiny_detectors / "tiny-cbam" / "weights.safetensors").stat().st_size
     assert write_detector_card(card) == card  # what was read is what is written
 
 
-def test_classifiers_and_detectors_are_listed_apart(folder: Path):
-    assert [*available(folder)] == ["tiny-none", "tiny-se", "tiny-cbam"]
-    assert [*detectors(folder)] == ["tiny-none-things", "tiny-se-things", "tiny-cbam-things"]
-    assert is_detector(folder / "tiny-se-things")
-    assert not is_detector(folder / "tiny-se")
-    assert not is_detector(folder)
+def test_classifiers_and_detectors_are_listed_apart(tiny_detectors: Path):
+    assert [*available(tiny_detectors)] == ["tiny-none", "tiny-se", "tiny-cbam"]
+    names = ["tiny-none-things", "tiny-se-things", "tiny-cbam-things"]
+    assert [*detectors(tiny_detectors)] == names
+    assert is_detector(tiny_detectors / "tiny-se-things")
+    assert not is_detector(tiny_detectors / "tiny-se")
+    assert not is_detector(tiny_detectors)
 
 
 def test_a_detector_on_other_weights_is_refused(tmp_path: Path):
@@ -328,8 +324,8 @@ def test_a_head_that_does_not_fit_is_refused(tmp_path: Path):
         open_detector(read_detector_card(card.folder))
 
 
-def test_several_detectors_answer_about_one_photo(folder: Path):
-    models = [cbam.load(card.folder) for card in detectors(folder).values()]
+def test_several_detectors_answer_about_one_photo(tiny_detectors: Path):
+    models = [cbam.load(card.folder) for card in detectors(tiny_detectors).values()]
     found = cbam.detect(models, photo(), DetectOptions(maps=0, attention=False))
     assert [each.model for each in found] == [model.name for model in models]
     assert not any(each.attention for each in found)

@@ -17,21 +17,15 @@ from app.settings import Settings
 from cbam.cards.detector import write_detector_card
 from cbam.errors import CBAMLensError, OptionClash, UnknownName
 
+pytest_plugins = ["detecting"]
 NAMES = ["tiny-none-things", "tiny-se-things", "tiny-cbam-things"]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("detectors")
-    tiny_family(folder)
-    return folder
-
-
 @pytest.fixture
-def listed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def listed(tiny_detectors: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The command lists the models of this folder."""
-    monkeypatch.setattr("cbam.cards.families.models_folder", lambda: folder)
-    return folder
+    monkeypatch.setattr("cbam.cards.families.models_folder", lambda: tiny_detectors)
+    return tiny_detectors
 
 
 def invoke(*arguments: object) -> str:
@@ -43,8 +37,8 @@ def invoke(*arguments: object) -> str:
     return done.stdout
 
 
-def evaluated(folder: Path, data: Path, *options: object) -> str:
-    return invoke("evaluate", *(folder / name for name in NAMES), "--boxed", data, *options)
+def evaluated(tiny_detectors: Path, data: Path, *options: object) -> str:
+    return invoke("evaluate", *(tiny_detectors / name for name in NAMES), "--boxed", data, *options)
 
 
 BOXES = {
@@ -93,30 +87,31 @@ def test_an_unknown_table_is_refused_with_those_there_are(listed: Path):
         invoke("models", "detectors", "sizes")
 
 
-def test_curves_are_written_as_a_picture_and_as_data(folder: Path, tmp_path: Path):
+def test_curves_are_written_as_a_picture_and_as_data(tiny_detectors: Path, tmp_path: Path):
     data = squares(tmp_path / "test.parquet", 4)
-    evaluated(folder, data, "-o", tmp_path / "curves.json")
+    evaluated(tiny_detectors, data, "-o", tmp_path / "curves.json")
     curves = json.loads((tmp_path / "curves.json").read_text(encoding="utf-8"))
     assert [*curves["detectors"]] == NAMES
     assert curves["detectors"][NAMES[0]].keys() == {*LABELS}
     assert len(curves["recall"]) == len(curves["detectors"][NAMES[2]]["red"]["precision"]) == 101
-    evaluated(folder, data, "-o", tmp_path / "curves.svg")
+    evaluated(tiny_detectors, data, "-o", tmp_path / "curves.svg")
     picture = ElementTree.fromstring((tmp_path / "curves.svg").read_text(encoding="utf-8"))
     assert len([each for each in picture.iter() if each.tag.endswith("polyline")]) == 3 * 2
 
 
-def test_curves_of_another_kind_are_refused_before_the_work(folder: Path, tmp_path: Path):
+def test_curves_of_another_kind_are_refused_before_the_work(tiny_detectors: Path, tmp_path: Path):
     data = squares(tmp_path / "test.parquet", 1)
     with pytest.raises(OptionClash, match=r"curves\.gif is neither \.svg nor \.json"):
-        evaluated(folder, data, "-o", "curves.gif")
+        evaluated(tiny_detectors, data, "-o", "curves.gif")
     with pytest.raises(CBAMLensError, match="no folder"):
-        evaluated(folder, data, "-o", tmp_path / "nowhere" / "curves.svg")
+        evaluated(tiny_detectors, data, "-o", tmp_path / "nowhere" / "curves.svg")
+    classifier = tiny_detectors / "tiny-cbam"
     with pytest.raises(OptionClash, match="for detectors"):
-        invoke("evaluate", folder / "tiny-cbam", "--boxed", data, "-o", tmp_path / "curves.svg")
+        invoke("evaluate", classifier, "--boxed", data, "-o", tmp_path / "curves.svg")
 
 
-def test_the_api_shows_detectors_beside_the_models_without_loading_them(folder: Path):
-    with TestClient(create_app(Settings(models_folder=folder, backend="eager"))) as client:
+def test_the_api_shows_detectors_beside_the_models_without_loading_them(tiny_detectors: Path):
+    with TestClient(create_app(Settings(models_folder=tiny_detectors, backend="eager"))) as client:
         wait_until_ready(client)
         answer = client.get("/api/v1/models").json()
         assert not client.app.state.engine.detectors  # type: ignore[attr-defined]

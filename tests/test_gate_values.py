@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 from torch.testing import assert_close
 from typer.testing import CliRunner
@@ -31,17 +30,9 @@ PHOTOS = BATCH + 5  # more than a batch, and an odd number
 
 
 @pytest.fixture(scope="module")
-def photos(
-    tmp_path_factory: pytest.TempPathFactory, make_photo: Callable[..., Image.Image]
-) -> list[Labelled]:
+def photos(make_labelled: Callable[..., list[Labelled]]) -> list[Labelled]:
     """Photos with a box each in their left upper part."""
-    folder = tmp_path_factory.mktemp("photos")
-    found = []
-    for index in range(PHOTOS):
-        path = folder / f"{index}.png"
-        make_photo(index, 48, 40).save(path)
-        found.append(Labelled(path.name, path, 0, ((0.0, 0.0, 0.4, 0.6),)))
-    return found
+    return make_labelled(PHOTOS, (0.0, 0.0, 0.4, 0.6))
 
 
 def all_maps(model: Model, photos: list[Labelled]) -> dict[str, torch.Tensor]:

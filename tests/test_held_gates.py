@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -35,16 +34,8 @@ PHOTOS = 9
 
 
 @pytest.fixture(scope="module")
-def photos(
-    tmp_path_factory: pytest.TempPathFactory, make_photo: Callable[..., Image.Image]
-) -> list[Labelled]:
-    folder = tmp_path_factory.mktemp("photos")
-    found = []
-    for index in range(PHOTOS):
-        path = folder / f"{index}.png"
-        make_photo(index, 48, 40).save(path)
-        found.append(Labelled(path.name, path, index % 5))
-    return found
+def photos(make_labelled: Callable[..., list[Labelled]]) -> list[Labelled]:
+    return make_labelled(PHOTOS)
 
 
 def lively(model: Model, photos: list[Labelled]) -> Model:

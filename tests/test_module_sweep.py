@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from app_fixtures import wait_until_ready
+from carding import a_card
 from fastapi.testclient import TestClient
 from PIL import Image
 from torch import nn
@@ -15,7 +16,7 @@ from torch.testing import assert_close
 from app.main import create_app
 from app.settings import Settings
 from cbam.attention import ATTENTION
-from cbam.cards.card import Card, write_card
+from cbam.cards.card import write_card
 from cbam.evaluate.mean_gates import logits_with_mean_gates, mean_gates
 from cbam.images.preprocess import Preprocess
 from cbam.model import Model
@@ -89,19 +90,11 @@ def client(
     """A service with a family of every attention."""
     folder = tmp_path_factory.mktemp("models")
     for attention in ATTENTION:
-        card = Card(
-            name=f"tiny-{attention}",
-            family="tiny",
-            family_title="Tiny",
-            backbone="resnet18",
+        card = a_card(
             backbone_options={"width": 8},
             attention=attention,
             labels=("a", "b", "c", "d", "e"),
             preprocess=Preprocess(32),
-            licence="MIT",
-            data="none",
-            recipe="none",
-            weights_sha256="",
             storage="float32",
             folder=folder / f"tiny-{attention}",
         )

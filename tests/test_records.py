@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from app_fixtures import wait_until_ready
+from carding import a_card
 from fastapi.testclient import TestClient
 from PIL import Image
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from app.main import create_app
 from app.settings import Settings
 from cbam.attention import ATTENTION, PLAIN, Attention, Gate, Kind
 from cbam.backbones import BACKBONES, Backbone, blocks
-from cbam.cards.card import Card, write_card
+from cbam.cards.card import write_card
 from cbam.images.preprocess import Preprocess
 from cbam.model import Model, load
 from cbam.sheets import attention_sheet, compare_sheet
@@ -88,7 +89,7 @@ def models(toys: None, tmp_path: Path) -> Path:
     for attention in (PLAIN, "toy"):
         torch.manual_seed(1)
         name = f"steps-{attention}"
-        card = Card(
+        card = a_card(
             name=name,
             family="toys",
             family_title="Toys",
@@ -96,10 +97,6 @@ def models(toys: None, tmp_path: Path) -> Path:
             attention=attention,
             labels=LABELS,
             preprocess=Preprocess(32),
-            licence="MIT",
-            data="none",
-            recipe="none",
-            weights_sha256="",
             storage="float32",
             folder=folder / name,
         )

@@ -19,6 +19,7 @@ import httpx2 as httpx
 import numpy as np
 import pytest
 import torch
+from carding import a_card
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image, ImageDraw
@@ -28,7 +29,7 @@ import cbam
 from app.inference import engine as engine_module
 from app.main import create_app
 from app.settings import Settings
-from cbam.cards.card import Card, write_card
+from cbam.cards.card import write_card
 from cbam.images.preprocess import Preprocess
 
 LABELS = tuple("abcdefghij")
@@ -41,19 +42,13 @@ INPUT_PX = 64
 def write_family(folder: Path, family: str = "tiny", labels: tuple[str, ...] = LABELS) -> Path:
     """Three seeded models of ten classes, a few thousand parameters each: plain, SE, CBAM."""
     for attention in ("none", "se", "cbam"):
-        card = Card(
+        card = a_card(
             name=f"{family}-{attention}",
             family=family,
             family_title=family.capitalize(),
-            backbone="resnet18",
             attention=attention,
             labels=labels,
             preprocess=Preprocess(INPUT_PX, "stretch"),
-            licence="MIT",
-            data="none",
-            recipe="none",
-            weights_sha256="",
-            storage="int8",
             backbone_options={"width": WIDTH},
             folder=folder / f"{family}-{attention}",
         )

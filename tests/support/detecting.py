@@ -1,4 +1,8 @@
-"""A tiny family of detectors on disk, with weights that nobody trained."""
+"""A tiny family of detectors on disk, with weights that nobody trained.
+
+A test file that only reads them uses `pytest_plugins = ["detecting"]`. PYTEST_DONT_REWRITE: see
+app_fixtures.
+"""
 
 import csv
 import io
@@ -7,7 +11,9 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import torch
+from carding import a_card
 from PIL import Image, ImageDraw
 
 from cbam.backbones import build
@@ -20,7 +26,6 @@ from cbam.cards.detector import (
 )
 from cbam.detectors import FCOS
 from cbam.images.frame import Frame
-from cbam.images.preprocess import Preprocess
 
 LABELS = ("red", "blue")
 OPTIONS = {"channels": 32, "convs": 1}
@@ -29,22 +34,10 @@ OPTIONS = {"channels": 32, "convs": 1}
 def tiny_classifier(folder: Path, attention: str = "cbam") -> Card:
     """A ResNet-18 of 16 channels with random weights, as a model in `folder`."""
     torch.manual_seed(0)
-    name = f"tiny-{attention}"
-    card = Card(
-        name=name,
-        family="tiny",
-        family_title="Tiny",
-        backbone="resnet18",
+    card = a_card(
         attention=attention,
-        labels=("a", "b", "c"),
-        preprocess=Preprocess(64),
-        licence="MIT",
-        data="none",
-        recipe="none",
-        weights_sha256="",
-        storage="int8",
         backbone_options={"width": 16},
-        folder=folder / name,
+        folder=folder / f"tiny-{attention}",
     )
     network = build("resnet18", attention=attention, num_classes=3, width=16)
     return write_card(card, network.state_dict())
@@ -82,6 +75,14 @@ def tiny_detector(
 def tiny_family(folder: Path) -> list[DetectorCard]:
     """A plain, an SE and a CBAM detector."""
     return [tiny_detector(folder, attention) for attention in ("none", "se", "cbam")]
+
+
+@pytest.fixture(scope="session")
+def tiny_detectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models folder with the three detectors and their classifiers."""
+    folder = tmp_path_factory.mktemp("detectors")
+    tiny_family(folder)
+    return folder
 
 
 def squares(path: Path, count: int, complete: Sequence[bool] | None = None) -> Path:
