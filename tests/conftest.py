@@ -14,12 +14,12 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 import pytest
 import torch
+from building import lively
 from carding import a_card
 from PIL import Image
 from torch import nn
 
 import cbam
-from cbam.attention.gc import Added
 from cbam.cards.card import Card, write_card
 from cbam.data.labelled import Labelled
 from cbam.images.preprocess import Preprocess
@@ -32,18 +32,6 @@ os.environ.setdefault("CBAM_LENS_BACKEND", "eager")
 LABELS = ("tench", "church", "parachute", "golf ball", "French horn")
 
 
-def _liven(network: nn.Module) -> None:
-    """Move what starts at zero off it: fresh spatial gates are 0.5 everywhere, GC adds nothing."""
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.uniform_(module.bias, -0.3, 0.3)
-            nn.init.uniform_(module.running_mean, -0.3, 0.3)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-        if isinstance(module, Added):
-            nn.init.normal_(module.mlp[-1].weight)
-
-
 @pytest.fixture(scope="session")
 def make_network() -> Callable[..., nn.Module]:
     """A tiny network in eval mode, as good as trained: `make_network("se", seed=3)`."""
@@ -53,9 +41,7 @@ def make_network() -> Callable[..., nn.Module]:
     ) -> nn.Module:
         torch.manual_seed(seed)
         options = {"width": 8, "num_classes": len(LABELS), **options}
-        network = cbam.build(backbone, attention=attention, **options)
-        _liven(network)
-        return network.eval()
+        return lively(cbam.build(backbone, attention=attention, **options))
 
     return make
 

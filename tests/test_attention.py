@@ -2,22 +2,12 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
+from building import lively
+from torch import Tensor
 from torch.testing import assert_close
 
 from cbam.attention import ATTENTION, CBAM, SE, ChannelGate, Gate, SpatialGate
 from cbam.errors import UnknownName
-
-
-def lively(module: nn.Module) -> nn.Module:
-    """Norms as if trained: weights, biases and statistics off their defaults; eval mode."""
-    for norm in module.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            nn.init.uniform_(norm.weight, 0.5, 2.0)
-            nn.init.uniform_(norm.bias, -0.5, 0.5)
-            nn.init.uniform_(norm.running_mean, -0.5, 0.5)
-            nn.init.uniform_(norm.running_var, 0.5, 2.0)
-    return module.eval()
 
 
 @pytest.fixture

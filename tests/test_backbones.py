@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torchvision
+from building import without_weights
 from torch import nn
 from torch.testing import assert_close
 
@@ -18,13 +19,10 @@ MakeNetwork = Callable[..., nn.Module]
 OTHERS = [name for name in BACKBONES if name not in ("resnet18", "resnet34", "resnet50")]
 
 
-def without_weights(name: str, attention: str = "none", **options: object) -> nn.Module:
-    """A network in full size whose tensors have shapes only: quick."""
-    with torch.device("meta"):
-        return cbam.build(name, attention=attention, **options).eval()
-
-
-@pytest.mark.parametrize("name", ["resnext50_32x4d", "vgg16", "vgg16_bn"])
+@pytest.mark.parametrize(
+    "name",
+    ["resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d", "vgg16", "vgg16_bn"],
+)
 def test_torchvisions_state_dict_has_our_keys_and_shapes(name: str):
     with torch.device("meta"):
         theirs = torchvision.models.get_model(name, weights=None).state_dict()

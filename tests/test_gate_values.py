@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from labelling import in_class_folder
 from safetensors.torch import load_file
 from torch.testing import assert_close
 from typer.testing import CliRunner
@@ -133,12 +134,7 @@ def test_a_model_without_boxes_is_not_held_against_any(
 @pytest.fixture
 def folders(tmp_path: Path, photos: list[Labelled], tiny_card: Card) -> Path:
     """Some of the photos as <class folder>/<photo>."""
-    folder = tmp_path / "val" / tiny_card.labels[0]
-    folder.mkdir(parents=True)
-    for each in photos[:4]:
-        assert isinstance(each.photo, Path)
-        (folder / each.name).write_bytes(each.photo.read_bytes())
-    return tmp_path / "val"
+    return in_class_folder(photos[:4], tmp_path / "val", tiny_card.labels[0])
 
 
 def test_the_command_stores_the_means_beside_the_weights(tiny_card: Card, folders: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from labelling import in_class_folder
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -156,12 +157,7 @@ def test_changes_of_accuracy_by_hand() -> None:
 @pytest.fixture
 def folders(tmp_path: Path, photos: list[Labelled], tiny_card: Card) -> Path:
     """Some of the photos as <class folder>/<photo>."""
-    folder = tmp_path / "val" / tiny_card.labels[0]
-    folder.mkdir(parents=True)
-    for each in photos[:4]:
-        assert isinstance(each.photo, Path)
-        (folder / each.name).write_bytes(each.photo.read_bytes())
-    return tmp_path / "val"
+    return in_class_folder(photos[:4], tmp_path / "val", tiny_card.labels[0])
 
 
 def test_the_command_writes_the_card_that_the_other_command_shows(

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from test_attention import lively
+from building import lively
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.testing import assert_close
