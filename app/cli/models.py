@@ -89,6 +89,7 @@ def _print(titles: list[str], rows: list[list[str]], markdown: bool) -> None:
 
 
 ON_PHOTOS = ("model", "data", "photos")
+Markdown = Annotated[bool, typer.Option("--markdown", help="as docs/models.md shows it")]
 
 
 @dataclass(frozen=True)
@@ -121,9 +122,7 @@ def _on_photos(measure: str) -> Iterator[_OnPhotos]:
 
 @models_app.command("boxes")
 def list_boxes(
-    markdown: Annotated[
-        bool, typer.Option("--markdown", help="as docs/models.md shows it")
-    ] = False,
+    markdown: Markdown = False,
 ) -> None:
     """Where heat maps point, and by how much that is better than a baseline that sees no photo."""
     rows: list[list[str]] = []
@@ -180,9 +179,7 @@ ANALYSIS = {
 
 @models_app.command("analysis")
 def list_analysis(
-    markdown: Annotated[
-        bool, typer.Option("--markdown", help="as docs/models.md shows it")
-    ] = False,
+    markdown: Markdown = False,
 ) -> None:
     """Grad-CAM against boxes, and how much each member of a family differs from the plain one."""
     rows: list[list[str]] = []
@@ -200,9 +197,7 @@ def list_analysis(
 
 @models_app.command("faithfulness")
 def list_faithfulness(
-    markdown: Annotated[
-        bool, typer.Option("--markdown", help="as docs/models.md shows it")
-    ] = False,
+    markdown: Markdown = False,
 ) -> None:
     """Whether answers depend on what the maps show, beside random orders and the centre."""
     rows: list[list[str]] = []
@@ -233,9 +228,7 @@ def list_gates(
         Optional[str],  # noqa: UP045
         typer.Argument(help="a model, for each of its gates; by default all models in short"),
     ] = None,
-    markdown: Annotated[
-        bool, typer.Option("--markdown", help="as docs/models.md shows it")
-    ] = False,
+    markdown: Markdown = False,
 ) -> None:
     """What the gates are for: how accuracy changes when they no longer answer the photo."""
     if name is None:
@@ -257,9 +250,7 @@ TRUST = {
 
 @models_app.command("trust")
 def list_trust(
-    markdown: Annotated[
-        bool, typer.Option("--markdown", help="as docs/models.md shows it")
-    ] = False,
+    markdown: Markdown = False,
 ) -> None:
     """How far probabilities can be trusted, and how often photos of other things are noticed."""
     rows = [
