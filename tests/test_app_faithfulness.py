@@ -60,6 +60,8 @@ def test_everything_is_the_librarys(
         for got, order in zip(curves["random"], own.curves.random, strict=True):
             assert got["deletion"] == pytest.approx(order.deletion.tolist(), abs=1e-5)
         assert curves["deletion_beats"] == own.curves.deletion_beats
+        assert curves["map"]["overall"] == pytest.approx(own.curves.map.overall, abs=1e-5)
+        assert curves["random_overall"] == pytest.approx(own.curves.random_overall, abs=1e-5)
         assert found["target_probability"] == pytest.approx(curves["map"]["deletion"][0], abs=1e-5)
         strip = found["randomisation"]
         assert [each["stage"] for each in strip["stages"]] == [

@@ -156,3 +156,65 @@ def test_another_class_is_asked_of_every_method(visit: Visit) -> None:
     after = shown(page, "layercam")
     assert {each["label"] for each in after} == {label}
     assert before != after
+
+
+def tried(server: str, **fields: str) -> list[Any]:
+    """What /faithfulness answers of each model, for the gallery's cat and class b."""
+    photo = httpx.get(f"{server}/static/gallery/cat.jpg").content
+    answer = httpx.post(
+        f"{server}/api/v1/faithfulness",
+        files={"image": ("photo.jpg", photo)},
+        data={"target": "b", **fields},
+        timeout=120,
+    ).json()
+    return [result["curves"] for result in answer["results"]]
+
+
+def test_rows_are_measured_and_sorted_on_demand(visit: Visit, server: str) -> None:
+    page = open_methods(visit)
+    filled(page)
+    page.get_by_role("button", name="Measure and sort").click()
+    expect(page.locator("[data-slot=measured]")).to_contain_text("Sorted.")
+    found: dict[str, list[float]] = dict(
+        page.locator(".method").evaluate_all(
+            """rows => rows.map((row) => [row.dataset.method,
+                [...row.querySelectorAll("[data-score]")].map(({ dataset }) => +dataset.score)])"""
+        )
+    )
+    names = list(found)
+    assert set(names[: len(CHEAP)]) == set(CHEAP)
+    assert all(found[name] == [] for name in COSTLY)  # they have no map yet
+    means = [sum(found[name]) for name in names[: len(CHEAP)]]
+    assert means == sorted(means, reverse=True)
+    assert found["gradcam"] == found["hirescam"]  # one map, the same number
+    reference = tried(server)
+    for name, known in (("gradcam", reference), ("layercam", tried(server, method="layercam"))):
+        own = [each["map"]["overall"] for each in known]
+        assert found[name] == pytest.approx(own, abs=1e-5)
+    for caption, own in zip(
+        row(page, "layercam").locator("figcaption").all(), reference, strict=True
+    ):
+        low, high = min(own["random_overall"]), max(own["random_overall"])
+        words = f"random {low:.2f} to {high:.2f}".replace("-", "\u2212")
+        assert words in caption.inner_text()
+    first = row(page, names[0]).locator("h3").inner_text()
+    expect(page.locator("[data-slot=measured]")).to_contain_text(f"{first} comes first")
+    page.locator(".methods-tools summary").click()
+    page.locator(".layers input[value='layer3.1']").check()  # other maps: the numbers are gone
+    filled(page)
+    expect(page.locator("[data-score]")).to_have_count(0)
+    assert page.locator(".method").first.get_attribute("data-method") == "gradcam"
+
+
+def test_measuring_can_be_cancelled(visit: Visit, service: Running) -> None:
+    page = open_methods(visit)
+    filled(page)
+    part = page.locator(".measure")
+    with models_at_work(service):
+        part.get_by_role("button", name="Measure and sort").click()
+        expect(part.get_by_role("status")).to_contain_text("Grad-CAM: 1 of")
+        expect(part.get_by_role("progressbar")).to_be_visible()
+        part.get_by_role("button", name="Cancel").click()
+        expect(part.get_by_role("status")).to_have_text("Cancelled.")
+        expect(part.get_by_role("progressbar")).to_be_hidden()
+        expect(part.get_by_role("button", name="Measure and sort")).to_be_visible()

@@ -91,6 +91,18 @@ def test_a_random_order_backwards_is_its_own_insertion() -> None:
     assert len({each.deletion_area for each in found.random}) == 4
 
 
+def test_the_overall_score_is_the_difference_of_the_areas() -> None:
+    def order(deletion: list[float], insertion: list[float]) -> Order:
+        return Order(np.array(deletion, np.float32), np.array(insertion, np.float32))
+
+    good, flat = order([1, 0, 0], [0, 1, 1]), order([1, 1], [1, 1])
+    assert (good.overall, flat.overall) == (0.5, 0)
+    random = tuple(order([1, h, 0], [0, h, 1]) for h in (0.0, 0.5, 1.0))  # areas h / 2 + 1 / 4
+    found = Curves(Trial(), good, flat, random, True).random_overall
+    assert found == pytest.approx((-0.25, -0.25, 0.5))
+    assert Curves(Trial(), good, flat, random[:1], True).random_overall == ()
+
+
 def test_the_same_seed_gives_the_same_orders_and_no_random_state_is_used() -> None:
     torch.manual_seed(5)
     np.random.seed(5)

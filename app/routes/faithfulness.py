@@ -26,6 +26,7 @@ class TriedOrder(BaseModel):
     insertion: list[float] = Field(description="from none of the photo to all of it")
     deletion_area: float = Field(description="mean height of the curve (AUC): lower is better")
     insertion_area: float = Field(description="mean height of the curve (AUC): higher is better")
+    overall: float = Field(description="insertion area minus deletion area: higher is better")
 
 
 class TriedMap(BaseModel):
@@ -41,6 +42,10 @@ class TriedMap(BaseModel):
     )
     deletion_beats: int = Field(description="random orders with a larger deletion area")
     insertion_beats: int = Field(description="random orders with a smaller insertion area")
+    random_overall: list[float] = Field(
+        description="insertion area of each random order minus the deletion area of the next one: "
+        "what `overall` is of an order that knows nothing"
+    )
     evidence: bool = Field(description="false: the map is zero, and its order a random one")
 
 
@@ -172,6 +177,7 @@ def _curves(found: Curves) -> TriedMap:
         random=[_order(each) for each in found.random],
         deletion_beats=found.deletion_beats,
         insertion_beats=found.insertion_beats,
+        random_overall=list(found.random_overall),
         evidence=found.evidence,
     )
 
@@ -182,6 +188,7 @@ def _order(order: Order) -> TriedOrder:
         insertion=order.insertion.tolist(),
         deletion_area=order.deletion_area,
         insertion_area=order.insertion_area,
+        overall=order.overall,
     )
 
 

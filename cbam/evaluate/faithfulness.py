@@ -99,6 +99,14 @@ class Order:
         """Mean height of the insertion curve, in [0, 1]: higher is better."""
         return area(self.insertion)
 
+    @property
+    def overall(self) -> float:
+        """Insertion area minus deletion area, in [-1, 1]: higher is better.
+
+        Zhang et al. 2021 (Group-CAM), https://arxiv.org/abs/2103.13859.
+        """
+        return self.insertion_area - self.deletion_area
+
 
 @dataclass(frozen=True, eq=False)
 class Curves:
@@ -123,6 +131,21 @@ class Curves:
     def insertion_beats(self) -> int:
         """How many of the random orders have a smaller insertion area than the map."""
         return sum(each.insertion_area < self.map.insertion_area for each in self.random)
+
+    @property
+    def random_overall(self) -> tuple[float, ...]:
+        """`Order.overall` of orders that know nothing: of each of `random` with the next one.
+
+        The insertion area is of the one, the deletion area of the other: of one alone they are the
+        same. Their mean is 0. Empty for fewer than two orders.
+        """
+        if len(self.random) < 2:
+            return ()
+        others = (*self.random[1:], self.random[0])
+        return tuple(
+            each.insertion_area - other.deletion_area
+            for each, other in zip(self.random, others, strict=True)
+        )
 
 
 def area(curve: Floats) -> float:

@@ -4,7 +4,8 @@
 // Every method's maps for the photo that is shown: beside each other the models, or the classes that one
 // model finds most probable. Methods that cost about a forward pass are asked one after the other once
 // the view is seen; the others when a button is pressed, map by map, so that they can be given up. That
-// two methods give the same map is measured on their maps.
+// two methods give the same map is measured on their maps. On demand each map that is shown is tried by
+// /faithfulness, and the rows are sorted by what comes out.
 
 import { all, one } from "../lib/dom.js";
 import { onShown, onTarget } from "../lib/events.js";
@@ -23,10 +24,18 @@ import { HeatMap } from "../elements/heat-map.js";
  *     predictions: {label: string}[], heatmaps: {label: string, map: MapMessage}[]}} Result
  *
  * @typedef {{image: {width: number, height: number}, results: Result[]}} Answer
+ *
+ * What /faithfulness answers of one model.
+ * @typedef {{view: object, map: MapMessage, curves: {map: {overall: number}, random_overall: number[]}}} Tried
+ *
+ * Some cells of a row that one request tries, and how many random orders beside each.
+ * @typedef {{row: HTMLElement, cells: Cell[], orders: number}} Trial
  */
 
 const CLASSES = 3; // beside each other
 const SAME = 2.5 / 255; // of the maximum: maps travel as 8 bits
+const ORDERS = 10; // random ones, for each column
+const AT_ONCE = 4; // models that /faithfulness takes
 
 class MethodsView extends HTMLElement {
   #asking = new AbortController(); // the cheap methods, and whatever belongs to this grid
@@ -37,10 +46,19 @@ class MethodsView extends HTMLElement {
   #maps = new Map();
   /** @type {Cell[]} */
   #cells = [];
+  #filled = Promise.resolve(); // the cheap methods have their maps
+  #measuring = new AbortController();
+  /** @type {Map<string, number[]>} method -> how faithful its maps are, in the order of the columns */
+  #scores = new Map();
+  /** @type {number[][]} column -> the same of random orders */
+  #chance = [];
+  /** @type {HTMLElement[]} as the server has them: the first is what others are compared with */
+  #rows = [];
 
   connectedCallback() {
+    this.#rows = all(this, ".method", HTMLElement);
     onShown(this, () => {
-      if (!this.#isSeen) this.#start();
+      if (!this.#isSeen) this.#filled = this.#start();
       this.#isSeen = true;
     });
     onTarget((label) => {
@@ -56,6 +74,8 @@ class MethodsView extends HTMLElement {
     this.addEventListener("click", ({ target }) => {
       const button = target instanceof Element && target.closest("button");
       const row = button && button.closest(".method");
+      if (button && button.dataset.do === "measure") this.#measure();
+      if (button && button.dataset.do === "stop") this.#measuring.abort();
       if (!(row instanceof HTMLElement)) return;
       if (button && button.dataset.do === "cancel") this.#costly.get(row.dataset.method ?? "")?.abort();
       else this.#costlyRow(row);
@@ -78,12 +98,9 @@ class MethodsView extends HTMLElement {
     return new FormData(this.#form).getAll("layer").map(String);
   }
 
-  get #rows() {
-    return all(this, ".method", HTMLElement);
-  }
-
   #stop() {
     this.#asking.abort();
+    this.#measuring.abort();
     for (const each of this.#costly.values()) each.abort();
   }
 
@@ -91,12 +108,16 @@ class MethodsView extends HTMLElement {
   #again() {
     this.#stop();
     this.#maps.clear();
+    this.#scores.clear();
+    this.#chance = [];
+    one(this, "[data-slot=measured]", HTMLElement).textContent = "";
+    one(this, ".method-rows", HTMLElement).append(...this.#rows);
     for (const row of this.#rows) {
       one(row, "[data-slot=maps]", HTMLElement).replaceChildren();
       one(row, "[data-show=same]", HTMLElement).hidden = true;
       say(row, "");
     }
-    if (this.#isSeen) this.#start();
+    if (this.#isSeen) this.#filled = this.#start();
   }
 
   /** Ask for the cheap methods, one after the other. */
@@ -130,7 +151,7 @@ class MethodsView extends HTMLElement {
     /** @type {Answer} */
     const { results } = await response.json();
     const likely = results[0].predictions.map(({ label }) => label);
-    const target = /** @type {HTMLElement} */ (this.closest("#result")).dataset.target ?? "";
+    const target = targetOf(this);
     const labels = [target, ...likely.filter((label) => label !== target)].slice(0, CLASSES);
     return labels.map((label) => ({ title: label, fields: { models, target: label } }));
   }
@@ -176,29 +197,158 @@ class MethodsView extends HTMLElement {
    */
   async #fill(row, signal, cells) {
     const method = row.dataset.method ?? "";
-    const layer = this.#layers;
-    const fuse = one(this.#form, "[name=fuse]", HTMLSelectElement).value;
-    const takes = "versus" in row.dataset ? ["target", "versus"] : ["target"];
     const isOne = this.#across === "models";
-    const questions = isOne ? [{ models: cells.flatMap(({ fields }) => fields.models) }] : cells.map(({ fields }) => fields);
+    const questions = isOne ? [cells] : cells.map((cell) => [cell]);
     try {
       /** @type {Answer[]} */
       const answers = [];
-      for (const fields of questions) {
-        const response = await ask("explain", { ...fields, method, layer, fuse, attention: false, top_k: 1 }, { signal, takes });
-        answers.push(await response.json());
-      }
+      for (const each of questions) answers.push(await this.#asked("explain", row, each, { attention: false, top_k: 1 }, signal));
       const results = answers.flatMap(({ results }) => results);
       const { width, height } = answers[0].image;
       const figures = results.map((result, at) => figure(result, cells[at].title, row, [width, height]));
       one(row, "[data-slot=maps]", HTMLElement).append(...figures);
       this.#maps.set(method, [...(this.#maps.get(method) ?? []), ...results.map(({ heatmaps }) => heatmaps[0].map)]);
       say(row, "");
+      this.#label(row);
     } catch (error) {
       if (signal.aborted) throw error;
       say(row, said(error));
     }
     this.#compare();
+  }
+
+  /**
+   * Ask about cells that differ in the model alone, or about one.
+   * @param {"explain" | "faithfulness"} path
+   * @param {HTMLElement} row
+   * @param {Cell[]} cells
+   * @param {import("../lib/ask.js").Fields} more
+   * @param {AbortSignal} signal
+   */
+  async #asked(path, row, cells, more, signal) {
+    const fields = { ...cells[0].fields, models: cells.flatMap(({ fields }) => fields.models) };
+    const own = { method: row.dataset.method ?? "", layer: this.#layers, fuse: one(this.#form, "[name=fuse]", HTMLSelectElement).value };
+    const takes = "versus" in row.dataset ? ["target", "versus"] : ["target"];
+    return (await ask(path, { ...fields, ...own, ...more }, { signal, takes })).json();
+  }
+
+  /** Try every map that is shown and has no number yet, then sort the rows. */
+  async #measure() {
+    this.#measuring.abort();
+    const { signal } = (this.#measuring = new AbortController());
+    const [bar, status] = [one(this, ".measure progress", HTMLProgressElement), one(this, "[data-slot=measured]", HTMLElement)];
+    const [start, cancel] = ["measure", "stop"].map((does) => one(this, `.measure [data-do=${does}]`, HTMLButtonElement));
+    bar.removeAttribute("value");
+    [start.hidden, cancel.hidden, bar.hidden] = [true, false, false];
+    status.textContent = "";
+    try {
+      await Promise.race([this.#filled, givenUp(signal)]);
+      const trials = this.#trials();
+      Object.assign(bar, { value: 0, max: trials.length });
+      for (const [at, trial] of trials.entries()) {
+        if (signal.aborted) break;
+        status.textContent = `${titleOf(trial.row)}: ${at + 1} of ${trials.length}`;
+        await this.#try(trial, signal);
+        bar.value = at + 1;
+      }
+      status.textContent = signal.aborted ? "Cancelled." : this.#verdict();
+    } catch (error) {
+      status.textContent = signal.aborted ? "Cancelled." : said(error);
+    }
+    if (this.#measuring.signal !== signal) return; // a newer measurement has the button
+    [start.hidden, cancel.hidden, bar.hidden] = [false, true, true];
+    this.#sort();
+  }
+
+  /**
+   * What is to be tried. The random orders are the same for every map of a column, so only the first
+   * one is held beside them.
+   * @returns {Trial[]}
+   */
+  #trials() {
+    const rows = this.#rows.filter((row) => this.#maps.get(row.dataset.method ?? "")?.length === this.#cells.length);
+    return rows.flatMap((row, at) => {
+      const cells = this.#cells.slice(this.#scores.get(row.dataset.method ?? "")?.length ?? 0);
+      const isFirst = at === 0 && this.#chance.length < this.#cells.length;
+      // One by one if that takes long, so that the server's limit is not met, and if they differ in the class.
+      const size = isFirst || row.dataset.cost !== "low" || this.#across !== "models" ? 1 : AT_ONCE;
+      const groups = Array.from({ length: Math.ceil(cells.length / size) }, (_, i) => cells.slice(i * size, (i + 1) * size));
+      return groups.map((group) => ({ row, cells: group, orders: isFirst ? ORDERS : 0 }));
+    });
+  }
+
+  /**
+   * @param {Trial} trial
+   * @param {AbortSignal} signal
+   */
+  async #try({ row, cells, orders }, signal) {
+    const method = row.dataset.method ?? "";
+    /** @type {{image: Answer["image"], results: Tried[]}} */
+    const { image, results } = await this.#asked("faithfulness", row, cells, { orders }, signal);
+    const known = this.#scores.get(method) ?? [];
+    const maps = this.#maps.get(method) ?? [];
+    const figures = all(row, "figure", HTMLElement);
+    for (const [i, { view, map, curves }] of results.entries()) {
+      const at = known.length + i;
+      if (orders) this.#chance[at] = curves.random_overall;
+      if (maps[at]?.data === map.data) continue;
+      // A method that draws lots has another map each time: show the one that the number is of.
+      maps[at] = map;
+      const label = cells[i].fields.target ?? targetOf(this);
+      figures[at]?.replaceWith(figure({ view, heatmaps: [{ label, map }] }, cells[i].title, row, [image.width, image.height]));
+    }
+    this.#scores.set(method, [...known, ...results.map(({ curves }) => curves.map.overall)]);
+    this.#label(row);
+  }
+
+  /**
+   * Write beside each map of a row how faithful it is, and what random orders get there.
+   * @param {HTMLElement} row
+   */
+  #label(row) {
+    const scores = this.#scores.get(row.dataset.method ?? "") ?? [];
+    for (const [at, caption] of all(row, "figcaption", HTMLElement).entries()) {
+      caption.querySelector(".score")?.remove();
+      if (at >= scores.length) continue;
+      const score = document.createElement("span");
+      score.className = "score";
+      score.dataset.score = String(scores[at]);
+      const value = document.createElement("b");
+      value.textContent = signed(scores[at]);
+      score.append(value, ` random ${signed(Math.min(...this.#chance[at]))} to ${signed(Math.max(...this.#chance[at]))}`);
+      caption.append(score);
+    }
+    if (scores.length > 1 && scores.length === this.#cells.length) say(row, `${signed(mean(scores))} on average`);
+  }
+
+  /**
+   * Rows with all their numbers, the most faithful first.
+   * @returns {{row: HTMLElement, score: number}[]}
+   */
+  get #measured() {
+    const rows = this.#rows.map((row) => ({ row, scores: this.#scores.get(row.dataset.method ?? "") ?? [] }));
+    return rows
+      .filter(({ scores }) => scores.length && scores.length === this.#cells.length)
+      .map(({ row, scores }) => ({ row, score: mean(scores) }))
+      .sort((a, b) => b.score - a.score);
+  }
+
+  #sort() {
+    const sorted = this.#measured.map(({ row }) => row);
+    const others = this.#rows.filter((row) => !sorted.includes(row));
+    one(this, ".method-rows", HTMLElement).append(...sorted, ...others);
+  }
+
+  #verdict() {
+    const sorted = this.#measured;
+    if (!sorted.length) return "There is no map to measure.";
+    const chance = mean(this.#chance.map((each) => Math.max(...each)));
+    const poor = sorted.filter(({ score }) => score <= chance).length;
+    const [{ row, score }] = sorted;
+    return (
+      `Sorted. ${titleOf(row)} comes first, with ${signed(score)}${this.#cells.length > 1 ? " on average" : ""}. ` +
+      `${poor || "None"} of ${sorted.length} ${poor === 1 ? "does" : "do"} no better than the best random order.`
+    );
   }
 
   /** Mark the methods whose maps are those of the first. */
@@ -226,20 +376,19 @@ export function alike(one, other) {
 }
 
 /**
- * @param {Result} result
+ * @param {Pick<Result, "view" | "heatmaps">} result
  * @param {string} title
  * @param {HTMLElement} row
  * @param {[number, number]} size
  */
 function figure(result, title, row, size) {
   const [heatmap] = result.heatmaps;
-  const method = one(row, "h3", HTMLElement).textContent?.trim() ?? "";
   const map = new HeatMap();
   Object.assign(map.dataset, {
     maps: JSON.stringify([heatmap]),
     view: JSON.stringify(result.view),
     size: JSON.stringify(size),
-    name: `${title}, ${method},`,
+    name: `${title}, ${titleOf(row)},`,
     photo: "result-photo",
     longest: "320",
   });
@@ -256,6 +405,38 @@ function figure(result, title, row, size) {
  */
 function say(row, text) {
   one(row, "[data-slot=said]", HTMLElement).textContent = text;
+}
+
+/**
+ * Rejects once the work is given up.
+ * @param {AbortSignal} signal
+ * @returns {Promise<never>}
+ */
+function givenUp(signal) {
+  return new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+}
+
+/** @param {HTMLElement} row */
+function titleOf(row) {
+  return one(row, "h3", HTMLElement).textContent?.trim() ?? "";
+}
+
+/**
+ * The class that the answer explains.
+ * @param {Element} element in the answer
+ */
+function targetOf(element) {
+  return /** @type {HTMLElement} */ (element.closest("#result")).dataset.target ?? "";
+}
+
+/** @param {readonly number[]} values */
+function mean(values) {
+  return values.reduce((sum, value) => sum + value, 0) / values.length;
+}
+
+/** @param {number} value */
+function signed(value) {
+  return value.toFixed(2).replace("-", "\u2212");
 }
 
 /** @param {unknown} error */
