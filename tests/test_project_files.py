@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from app.routes.views import VIEWS
+
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -83,3 +85,14 @@ def test_the_citation_agrees_with_the_package() -> None:
         assert citation[name] == PROJECT[name]
     (paper,) = citation["references"]
     assert "1807.06521" in paper["identifiers"][0]["value"], "the paper that the README names"
+
+
+def test_the_sketches_show_every_view_and_name_its_files() -> None:
+    sketches = (ROOT / "docs" / "sketches.html").read_text(encoding="utf-8")
+    assert re.findall(r"<h2>(.+)</h2>", sketches)[1:] == [view.title for view in VIEWS.values()]
+    named = set(re.findall(r"[\w-]+\.(?:html|js|css)", sketches))
+    known = [path.name for folder in ("templates", "static") for path in (ROOT / folder).rglob("*")]
+    assert named <= set(known)
+    assert {f"{name}.html" for name in VIEWS} <= named
+    assert sketches.count(' role="img"') == 2 * (len(VIEWS) + 1)
+    assert len(sketches.encode()) < 40_000
