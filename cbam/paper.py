@@ -229,6 +229,10 @@ DETECTION_ROWS: tuple[DetectionRow, ...] = (
         )
     ),
 )
+DETECTION_TABLES = {
+    6: "Faster R-CNN on MS COCO's validation photos, 80 classes",
+    7: "SSD and StairNet on VOC 2007's test photos, 20 classes",
+}
 DETECTION_NOTES = {
     6: "Table 6 prints no parameters. What is counted here is a Faster R-CNN with a feature "
     "pyramid.",
@@ -340,6 +344,7 @@ def as_json() -> dict[str, Any]:
                 }
                 for row in DETECTION_ROWS
             ],
+            "tables": {str(table): title for table, title in DETECTION_TABLES.items()},
             "notes": {str(table): note for table, note in DETECTION_NOTES.items()},
         },
     }

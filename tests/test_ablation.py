@@ -20,7 +20,8 @@ from app.cli.main import app
 from cbam.attention import ATTENTION
 from cbam.errors import BadData, MissingFile, OptionClash, UnknownName
 from cbam.training import ablation
-from cbam.training.ablation import VARIANTS, Ablation, Run, Summary, summarise
+from cbam.training import ablation_study as study
+from cbam.training.ablation_study import VARIANTS, Ablation, Run, Summary, summarise
 
 ROOT = Path(cbam.__file__).parent.parent
 TOML = """
@@ -62,7 +63,7 @@ def write_photos(path: Path, each: int, seed: int) -> Path:
 @pytest.fixture
 def plan(tmp_path: Path) -> Ablation:
     (tmp_path / "squares.toml").write_text(TOML, encoding="utf-8")
-    return ablation.read_ablation(tmp_path / "squares.toml")
+    return study.read_ablation(tmp_path / "squares.toml")
 
 
 @pytest.fixture
@@ -135,8 +136,8 @@ def test_runs_of_another_recipe_or_other_data_are_not_mixed_in(
     results = tmp_path / "a.jsonl"
     lines = [run("plain", 0, 0.5, recipe=common), run("plain", 1, 0.6, recipe="another")]
     results.write_text("".join(json.dumps(asdict(each)) + "\n" for each in lines))
-    assert ablation.finished(results, common) == lines[:1]
-    assert ablation.finished(tmp_path / "none.jsonl", common) == []
+    assert study.finished(results, common) == lines[:1]
+    assert study.finished(tmp_path / "none.jsonl", common) == []
 
 
 def test_an_unknown_variant_is_refused(plan: Ablation, photos: ablation.Photos, tmp_path: Path):
@@ -170,14 +171,32 @@ def test_pairs_of_one_seed_are_compared_and_what_is_noise_is_called_noise():
     assert not with_cbam.beyond_noise
     assert with_cbam.p > 0.5
     assert with_cbam.held == pytest.approx(-0.05)
-    assert ablation.verdict(runs).startswith("Beyond noise differ from the plain network: SE.")
-    assert "No variant differs" in ablation.verdict([each for each in runs if each.variant != "se"])
+    assert study.verdict(runs).startswith("Beyond noise differ from the plain network: SE.")
+    assert "No variant differs" in study.verdict([each for each in runs if each.variant != "se"])
 
 
 def test_one_run_of_a_variant_proves_nothing():
     found: list[Summary] = summarise([run("plain", 0, 0.5), run("cbam", 0, 0.9)])
     assert not found[1].beyond_noise
     assert found[1].p == 1
+
+
+def test_what_runs_cannot_say_is_none_in_the_table_and_a_gap_in_markdown():
+    """Three plain runs; SE with all seeds, CBAM with one of them, GC with a seed of its own."""
+    runs = [run("plain", s, a) for s, a in enumerate((0.5, 0.6, 0.7))]
+    runs += [run("se", s, a, 0.5) for s, a in enumerate((0.52, 0.63, 0.71))]
+    runs += [run("cbam", 0, 0.6), run("gc", 7, 0.4), run("gc", 8, 0.5)]
+    plain, se, with_cbam, gc = study.table(runs)
+    assert (plain["difference"], plain["interval"], plain["held"]) == (None, None, None)
+    assert se["difference"] == pytest.approx(0.02)
+    assert se["interval"][0] < 0.02 < se["interval"][1]
+    assert se["held"] == pytest.approx(-0.12)
+    assert (with_cbam["difference"], with_cbam["interval"]) == (pytest.approx(0.1), None)
+    assert (gc["runs"], gc["difference"], gc["p"], gc["beyond_noise"]) == (2, None, None, False)
+    lines = study.as_markdown(runs).splitlines()
+    assert "| SE | 1,000 | 3 | 62.0% | 9.5 | +2.0 (-0.5 to +4.5) |" in lines[3]
+    assert "| 60.0% |  | +10.0 |  |" in lines[4]
+    assert "| GC | 1,000 | 2 | 45.0% | 7.1 |  |  |" in lines[5]
 
 
 def test_the_command_measures_runs_and_summarises(tmp_path: Path, plan: Ablation):
@@ -202,16 +221,16 @@ def test_the_command_measures_runs_and_summarises(tmp_path: Path, plan: Ablation
 
 
 def test_the_published_table_is_what_its_results_say():
-    runs = ablation.latest(ROOT / "recipes" / "ablation-small.jsonl")
+    runs = study.latest(ROOT / "recipes" / "ablation-small.jsonl")
     text = (ROOT / "docs" / "ablation.md").read_text(encoding="utf-8")
-    assert ablation.as_markdown(runs) in text
-    assert ablation.verdict(runs) in text
+    assert study.as_markdown(runs) in text
+    assert study.verdict(runs) in text
     assert f"{len(runs)} runs" in text
 
 
 @pytest.mark.parametrize("name", ["ablation", "ablation-small"])
 def test_the_projects_recipes_can_be_read(name: str):
-    found = ablation.read_ablation(ROOT / "recipes" / f"{name}.toml")
+    found = study.read_ablation(ROOT / "recipes" / f"{name}.toml")
     assert found.seeds >= 3
     assert len(found.labels) == (200 if name == "ablation" else 8)
     assert found.finish == []

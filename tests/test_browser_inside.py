@@ -147,9 +147,13 @@ def test_the_steps_fit_a_network_with_channel_gates_alone(visit: Visit) -> None:
 def test_the_papers_tables_stand_beside_the_count(visit: Visit) -> None:
     page = visit(f"/?photo={PHOTO}&view=paper", java_script_enabled=False)
     view = page.locator("#view-paper")
-    expect(view.locator("details")).to_have_count(5)
+    expect(view.locator("details")).to_have_count(7)
     row = view.locator("details").nth(3).locator("tr", has_text="ResNet50 + CBAM")
     assert row.locator("td").all_inner_texts() == [
         "28.09", "28.090 ✓", "3.864", "3.8644 ✓", "22.66", "6.31",
     ]  # fmt: skip
-    expect(view.locator("section")).to_contain_text("CBAM-ResNet-18")
+    expect(view.locator("section").first).to_contain_text("CBAM-ResNet-18")
+    row = view.locator("details").nth(6).locator("tr", has_text="VGG16, StairNet + CBAM")
+    assert row.locator("td").all_text_contents() == ["32.1", "32.057 ✓", "79.3"]
+    row = view.locator("details").nth(5).locator("tr", has_text="ResNet101 + CBAM")
+    assert row.locator("td").all_text_contents() == ["65.530 ", "50.5", "32.6", "30.8"]

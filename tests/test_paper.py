@@ -1,6 +1,8 @@
 """The paper's tables: what is printed, what is counted anew, and where the two part."""
 
 import json
+import re
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,12 @@ from typer.testing import CliRunner
 
 import cbam
 from app.cli.main import app
+from app.routes.answers import detector_info
+from app.routes.pages import measured_detection
+from app.templating import templates
 from cbam import paper
-from cbam.errors import OptionClash
+from cbam.cards.families import detectors
+from cbam.errors import MissingFile, OptionClash
 from cbam.paper import (
     DETECTION_ROWS,
     PAPER,
@@ -23,6 +29,7 @@ from cbam.paper import (
     counted,
     detection_agrees,
 )
+from cbam.training.ablation_study import latest, table, verdict
 
 ROOT = Path(cbam.__file__).parent.parent
 SHOWN: dict[str, Any] = json.loads((ROOT / "static" / "paper.json").read_text(encoding="utf-8"))
@@ -57,6 +64,9 @@ def test_the_pages_file_holds_what_is_counted(row: Row):
 def test_the_pages_file_names_every_table():
     assert SHOWN["tables"] == {str(number): title for number, title in TABLES.items()}
     assert {row.table for row in ROWS} == set(TABLES)
+    detection = SHOWN["detection"]
+    numbers = {str(row.table) for row in DETECTION_ROWS}
+    assert set(detection["tables"]) == set(detection["notes"]) == numbers
 
 
 @pytest.mark.parametrize("row", DETECTION_ROWS, ids=lambda row: row.system)
@@ -118,6 +128,36 @@ def test_the_command_prints_tables_json_and_markdown(few: None):
     assert "**\\*** Table 1 prints" in text
 
 
+def nearly(rows: list[dict[str, Any]]) -> Any:
+    """The rows as JSON has them, but for the last digits of their numbers."""
+    return json.loads(json.dumps(rows), parse_float=lambda text: round(float(text), 9))
+
+
+def test_the_json_holds_an_ablation_if_there_is_one(
+    few: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("toml", "jsonl"):
+        source = ROOT / "recipes" / f"ablation-small.{name}"
+        (tmp_path / f"other.{name}").write_bytes(source.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert "ablation" not in json.loads(run("--json"))
+    said = json.loads(run("--json", "--ablation", "other.jsonl"))["ablation"]
+    runs = latest(tmp_path / "other.jsonl")
+    assert nearly(said["rows"]) == nearly(table(runs))
+    assert said["verdict"] == verdict(runs)
+    assert (said["runs"], said["classes"], said["test_photos"]) == (len(runs), 8, 400)
+    assert said["command"] == ("cbam-lens ablate other.toml --results other.jsonl --summary")
+    with pytest.raises(MissingFile, match="no finished runs"):
+        run("--json", "--ablation", "none.jsonl")
+
+
+def test_the_page_shows_the_results_that_are_there():
+    runs = latest(ROOT / "recipes" / "ablation-small.jsonl")
+    shown = SHOWN["ablation"]
+    assert shown["verdict"] == verdict(runs)
+    assert nearly(shown["rows"]) == nearly(table(runs))
+
+
 def test_the_command_writes_the_kind_of_file_that_it_is_asked_for(few: None, tmp_path: Path):
     run("-o", str(tmp_path / "paper.json"))
     assert json.loads((tmp_path / "paper.json").read_text())["size_px"] == 224
@@ -140,3 +180,50 @@ def test_the_documentation_shows_the_same_rows():
         ][:1]
         assert f"{counts['gmacs'][PAPER]:.4f}" in line
         assert f"{counts['gmacs'][RELEASED]:.4f}" in line
+
+
+def test_the_page_shows_what_the_cards_of_our_detectors_say():
+    cards = detectors().values()
+    measured = measured_detection([detector_info(card) for card in cards])
+    view = templates().get_template("views/paper.html")
+    html = view.render(paper=SHOWN, measured=[], detection=measured)
+    rows = {
+        re.sub(r"<[^>]+>", "", row.partition("</th>")[0]).strip(): [
+            re.sub(r"<[^>]+>", "", cell).strip() for cell in re.findall(r"<td>(.*?)</td>", row)
+        ]
+        for row in html.partition("Detectors, measured ourselves")[2].split("<tr>")
+    }
+    for card in cards:
+        boxes = card.metrics["boxes"]
+        cells = rows[card.title]
+        assert cells[:2] == [str(boxes["photos"]), str(boxes["objects"])]
+        percent = [f"{100 * boxes[name]:.1f}" for name in ("map50", "map75", "map50_95")]
+        assert cells[2:5] == percent
+        for cell, other in zip(cells[5:], ("none", "se"), strict=True):
+            known = card.metrics.get(f"against_{other}")
+            if known is None:
+                assert cell == "–"
+                continue
+            difference, low, high = (f"{100 * each:+.1f}" for each in known["map50"])
+            assert cell.replace("−", "-") == f"{difference} ({low} to {high})"
+    intervals = [
+        values["map50"][1:]
+        for card in cards
+        for key, values in card.metrics.items()
+        if key.startswith("against_")
+    ]
+    noise = all(low <= 0 <= high for low, high in intervals)
+    assert ("No difference is beyond noise" in html) is noise
+
+
+def test_a_page_without_results_says_nothing_of_them():
+    found = {key: value for key, value in SHOWN.items() if key != "ablation"}
+    view = templates().get_template("views/paper.html")
+    html = view.render(paper=found, measured=[], detection=[])
+    assert "run for real" not in html
+    assert "Detectors, measured" not in html
+    study = SHOWN["ablation"]
+    again = unescape(view.render(paper=SHOWN, measured=[], detection=[]))
+    assert study["verdict"] in again
+    assert study["command"] in again
+    assert again.count("<tr") - html.count("<tr") == len(study["rows"]) + 1

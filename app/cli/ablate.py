@@ -2,12 +2,20 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Optional
 
 import typer
 
 from app.cli.shared import check_folder, note, say, show_text
 from cbam.errors import NotAvailable, OptionClash
+from cbam.training.ablation_study import (
+    VARIANTS,
+    Run,
+    as_markdown,
+    latest,
+    read_ablation,
+    verdict,
+)
 
 
 def ablate(
@@ -41,19 +49,19 @@ def ablate(
     Prints accuracy, spread and a paired test beside the paper's order, and what the gates are for:
     accuracy with each gate held at its mean over the test photos.
     """
+    plan = read_ablation(recipe)
+    if summary:
+        _summarise(latest(results))
+        return
     try:
         from cbam.training import ablation
     except ImportError as error:
         raise NotAvailable.extra("Training", "train", error.name) from error
 
-    plan = ablation.read_ablation(recipe)
-    if summary:
-        _summarise(ablation.latest(results))
-        return
     if data is None or test is None:
         raise OptionClash("Training needs --data and --test; only --summary does without.")
     photos = ablation.read_photos(plan, data, test)
-    variants = variant or list(ablation.VARIANTS)
+    variants = variant or list(VARIANTS)
     if measure:
         seen = len(photos.training) * plan.epochs * plan.seeds
         hours = 0.0
@@ -68,9 +76,7 @@ def ablate(
     _summarise(ablation.study(plan, photos, results, runs, variants, note))
 
 
-def _summarise(found: Sequence[Any]) -> None:
-    from cbam.training import ablation
-
-    show_text(ablation.as_markdown(found))
+def _summarise(found: Sequence[Run]) -> None:
+    show_text(as_markdown(found))
     say("")
-    say(ablation.verdict(found))
+    say(verdict(found))

@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
 from app.cli.shared import note, say, show_table, show_text
 from cbam.errors import CannotWrite, OptionClash
+
+ABLATION = Path("recipes/ablation-small.jsonl")  # in a checkout: the one that was run
 
 
 def paper(
@@ -19,11 +21,17 @@ def paper(
         Optional[Path],  # noqa: UP045
         typer.Option("-o", "--output", help="file to write: .json or .md"),
     ] = None,
+    ablation: Annotated[
+        Path,
+        typer.Option(
+            help="what `ablate` wrote, for the JSON; its recipe lies beside it, as .toml",
+        ),
+    ] = ABLATION,
 ) -> None:
     """Count parameters and multiply-adds of the paper's systems beside what it prints.
 
     Nothing is trained: errors and precisions are the paper's. A star marks a count that does not
-    agree.
+    agree. The JSON has the results of an ablation, too, if there are some.
     """
     from cbam import paper as tables
 
@@ -32,7 +40,7 @@ def paper(
     if output is not None and output.suffix not in (".json", ".md"):
         raise OptionClash(f"{output} is neither .json nor .md: name one of these.")
     if as_json or (output and output.suffix == ".json" and not as_markdown):
-        text = json.dumps(tables.as_json(), indent=1) + "\n"
+        text = json.dumps({**tables.as_json(), **_ablated(ablation)}, indent=1) + "\n"
     elif as_markdown or output:
         text = tables.as_markdown()
     else:
@@ -46,6 +54,21 @@ def paper(
     except OSError as error:
         raise CannotWrite(f"{output} cannot be written: {error.strerror}.") from error
     note(f"wrote {output}")
+
+
+def _ablated(results: Path) -> dict[str, Any]:
+    """The results of an ablation for the page; nothing if the usual file is not there.
+
+    Raises MissingFile, BadRecipe.
+    """
+    from cbam.training.ablation_study import as_json, latest, read_ablation
+
+    if results == ABLATION and not results.is_file():
+        return {}
+    runs = latest(results)
+    recipe = results.with_suffix(".toml")
+    command = f"cbam-lens ablate {recipe.as_posix()} --results {results.as_posix()} --summary"
+    return {"ablation": as_json(read_ablation(recipe), runs, command)}
 
 
 def _print() -> None:

@@ -178,6 +178,7 @@ def _render(
         "detectors": request.app.state.detectors,
         "paper": request.app.state.paper,
         "measured": measured(engine.cards.values()),
+        "detection": measured_detection(request.app.state.detectors),
         "views": VIEWS,
         "view": shown(request.query_params.get("view"), fields.changes_gates),
     }
@@ -215,6 +216,42 @@ def measured(cards: Iterable[Card]) -> list[dict[str, Any]]:
             }
         )
     return [{"title": titles[name], "models": members} for name, members in families.items()]
+
+
+def measured_detection(detectors: Iterable[answers.DetectorInfo]) -> list[dict[str, Any]]:
+    """By family what the detectors' cards say was measured; those without such numbers left out."""
+    families: dict[str, list[answers.DetectorInfo]] = {}
+    for each in detectors:
+        if "boxes" in each.metrics:
+            families.setdefault(each.family, []).append(each)
+    return [_detection(members) for members in families.values()]
+
+
+def _detection(members: Sequence[answers.DetectorInfo]) -> dict[str, Any]:
+    """One family: how well each member finds, and its difference from those before it."""
+
+    def difference(mine: answers.DetectorInfo, other: answers.DetectorInfo) -> list[float] | None:
+        found: list[float] | None
+        found = mine.metrics.get(f"against_{other.attention}", {}).get("map50")
+        return found
+
+    others = [other for other in members if any(difference(each, other) for each in members)]
+    compared = [found for each in members for other in others if (found := difference(each, other))]
+    return {
+        "title": members[0].family_title,
+        "data": members[0].data,
+        "size_px": members[0].input_size,
+        "others": [other.network for other in others],
+        "noise": all(low <= 0 <= high for _, low, high in compared),
+        "models": [
+            {
+                "title": each.title,
+                **each.metrics["boxes"],
+                "differences": [difference(each, other) for other in others],
+            }
+            for each in members
+        ],
+    }
 
 
 def _is_held(value: object) -> bool:

@@ -1,93 +1,34 @@
 """The paper's ablations at a small scale: the same recipe and data order for every variant.
 
-A run is one variant with one seed. Each finished run is one line of a JSON lines file, so that a
-study that was stopped goes on where it was. Needs the extra `[train]`.
+A run is one variant with one seed. A study that was stopped goes on where it was. Needs the extra
+`[train]`.
 """
 
 import hashlib
 import io
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import Field
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cbam.attention import PLAIN
 from cbam.backbones import build
 from cbam.data.parquet import read_rows
-from cbam.errors import BadData, BadRecipe, MissingFile, UnknownName
+from cbam.errors import BadData, UnknownName
 from cbam.evaluate.mean_gates import logits_with_mean_gates
+from cbam.training.ablation_study import VARIANTS, Ablation, Run, finished
 from cbam.training.data import Stacked, normalise
 from cbam.training.loop import train
-from cbam.training.recipe import Recipe, read_recipe, recipe_values
+from cbam.training.recipe import Recipe
 
 BATCH = 100  # photos at once when a trained network is judged
 TIMED_STEPS = 4
-
-
-class Ablation(Recipe):
-    """A recipe with what an ablation needs beyond it. `attention` and `seed` are not used."""
-
-    attention: list[str] = []
-    seeds: int = Field(3, ge=1)  # runs of each variant
-    photo_px: int = Field(40, ge=32)  # photos are squashed to squares of this side first
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A network to be compared, and how it did in the paper."""
-
-    title: str
-    attention: str  # a name in ATTENTION
-    options: Mapping[str, Any] = field(default_factory=dict)
-    paper: str = ""  # top-1 error of ResNet-50 in percent, and its table
-
-
-CHANNEL: dict[str, Any] = {"gates": "channel"}
-VARIANTS: dict[str, Variant] = {
-    "plain": Variant("plain", PLAIN, {}, "24.56 (Table 1)"),
-    "se": Variant("SE", "se", {}, "23.14 (Table 1)"),
-    # The same network as SE, weight by weight: equal numbers show that a run can be repeated.
-    "channel-avg": Variant("channel, avg", "cbam", {**CHANNEL, "pool": "avg"}, "23.14 (Table 1)"),
-    "channel-max": Variant("channel, max", "cbam", {**CHANNEL, "pool": "max"}, "23.20 (Table 1)"),
-    "channel-both": Variant("channel, avg & max", "cbam", CHANNEL, "22.80 (Table 1)"),
-    "spatial-k3": Variant("+ spatial, k=3", "cbam", {"kernel": 3}, "22.68 (Table 2)"),
-    # "+ spatial, k=7" is CBAM itself, the last of the paper's.
-    "squeeze-conv": Variant("+ spatial, 1x1 conv", "cbam", {"squeeze": "conv"}, "22.90 (Table 2)"),
-    "spatial-first": Variant(
-        "spatial, then channel", "cbam", {"order": "spatial-first"}, "22.78 (Table 3)"
-    ),
-    "parallel": Variant("in parallel", "cbam", {"order": "parallel"}, "22.95 (Table 3)"),
-    "cbam": Variant("CBAM (+ spatial, k=7)", "cbam", {}, "22.66 (Tables 2, 3)"),
-    "eca": Variant("ECA", "eca"),
-    "bam": Variant("BAM", "bam"),
-    "simam": Variant("SimAM", "simam"),
-    "gc": Variant("GC", "gc"),
-    "coord": Variant("CoordAtt", "coord"),
-}
-
-
-@dataclass(frozen=True)
-class Run:
-    """What one run left: a line of the results."""
-
-    recipe: str  # digest of recipe and data: runs of another one are not compared
-    variant: str
-    seed: int
-    accuracy: float  # of the test photos, in [0, 1]
-    held_accuracy: float  # the same with every gate held at its mean over the test photos
-    training_loss: float  # of the last epoch
-    parameters: int
-    test_photos: int
-    seconds: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,17 +38,6 @@ class Photos:
     training: Stacked
     test: Tensor  # uint8 (N, 3, S, S)
     targets: Tensor  # (N,)
-
-
-def read_ablation(path: Path) -> Ablation:
-    """The recipe in a TOML file. Raises BadRecipe with the reason."""
-    values = recipe_values(path)
-    own = {key: values[key] for key in ("seeds", "photo_px") if key in values}
-    common = read_recipe(path, {key: values[key] for key in values if key not in own})
-    try:
-        return Ablation.model_validate({**common.model_dump(exclude_unset=True), **own})
-    except ValueError as error:
-        raise BadRecipe(f"{path}: {error}") from error
 
 
 def read_photos(recipe: Ablation, training: Path, test: Path) -> Photos:
@@ -141,26 +71,6 @@ def digest(recipe: Ablation, photos: Photos) -> str:
     common = recipe.model_dump_json(exclude_defaults=True, exclude=words)
     data = f"{common} {tuple(photos.training.photos.shape)} {tuple(photos.test.shape)}"
     return hashlib.sha256(data.encode()).hexdigest()[:12]
-
-
-def finished(results: Path, common: str) -> list[Run]:
-    """The runs in a JSON lines file that have this digest; none if there is no file."""
-    return [run for run in _read(results) if run.recipe == common]
-
-
-def latest(results: Path) -> list[Run]:
-    """The runs in a JSON lines file that belong to its last one. Raises MissingFile without any."""
-    runs = _read(results)
-    if not runs:
-        raise MissingFile(f"There are no finished runs in {results}.")
-    return [run for run in runs if run.recipe == runs[-1].recipe]
-
-
-def _read(results: Path) -> list[Run]:
-    if not results.is_file():
-        return []
-    lines = results.read_text(encoding="utf-8").splitlines()
-    return [Run(**json.loads(line)) for line in lines if line.strip()]
 
 
 def study(
@@ -265,107 +175,3 @@ def images_per_s(recipe: Ablation, name: str) -> float:
         torch.nn.functional.cross_entropy(network(images), targets).backward()  # type: ignore[no-untyped-call]
         best = min(best, time.perf_counter() - started)
     return plan.batch_size / best
-
-
-@dataclass(frozen=True)
-class Summary:
-    """A variant's runs beside the plain network's with the same seeds."""
-
-    variant: str
-    runs: int
-    mean: float  # accuracy
-    spread: float  # standard deviation over seeds; 0 of one run
-    difference: float  # to plain, the mean of the pairs
-    low: float  # its 95 % interval: paired t test over seeds
-    high: float
-    p: float  # of the same test; 1 where there are fewer than two pairs
-    held: float  # mean change of accuracy when the gates are held at their means
-
-    @property
-    def beyond_noise(self) -> bool:
-        """Whether the interval leaves zero out."""
-        return self.low > 0 or self.high < 0
-
-
-def summarise(runs: Sequence[Run]) -> list[Summary]:
-    """Each variant that has runs, in the order of VARIANTS."""
-    plain = {run.seed: run.accuracy for run in runs if run.variant == "plain"}
-    found: list[Summary] = []
-    for name in VARIANTS:
-        mine = [run for run in runs if run.variant == name]
-        if not mine:
-            continue
-        accuracies = np.array([run.accuracy for run in mine])
-        pairs = np.array([run.accuracy - plain[run.seed] for run in mine if run.seed in plain])
-        difference, low, high, p = _paired_t(pairs)
-        found.append(
-            Summary(
-                variant=name,
-                runs=len(mine),
-                mean=float(accuracies.mean()),
-                spread=float(accuracies.std(ddof=1)) if len(mine) > 1 else 0.0,
-                difference=difference,
-                low=low,
-                high=high,
-                p=p,
-                held=float(np.mean([run.held_accuracy - run.accuracy for run in mine])),
-            )
-        )
-    return found
-
-
-def _paired_t(pairs: "np.ndarray[Any, Any]") -> tuple[float, float, float, float]:
-    """Mean of paired differences, its 95 % interval, and p: Student's t with n - 1 degrees."""
-    from scipy import stats  # comes with the grad-cam package
-
-    count = len(pairs)
-    mean = float(pairs.mean()) if count else float("nan")
-    if count < 2:
-        return mean, float("-inf"), float("inf"), 1.0
-    error = float(pairs.std(ddof=1)) / count**0.5
-    if error == 0:
-        return mean, mean, mean, 0.0 if mean else 1.0
-    half = float(stats.t.ppf(0.975, count - 1)) * error
-    return mean, mean - half, mean + half, float(2 * stats.t.sf(abs(mean) / error, count - 1))
-
-
-def as_markdown(runs: Sequence[Run]) -> str:
-    """The summary as a table beside the paper's errors."""
-    lines = [
-        "| variant | parameters | runs | accuracy | spread | minus plain (95 % interval) | p "
-        "| gates held at their means | paper's top-1 error |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for each in summarise(runs):
-        variant = VARIANTS[each.variant]
-        parameters = next(run.parameters for run in runs if run.variant == each.variant)
-        lines.append(
-            f"| {variant.title} | {parameters:,} | {each.runs} | {each.mean:.1%} "
-            f"| {f'{100 * each.spread:.1f}' if each.runs > 1 else ''} | {_difference(each)} "
-            f"| {'' if each.variant == 'plain' or each.runs < 2 else f'{each.p:.2f}'} "
-            f"| {'' if variant.attention == PLAIN else f'{100 * each.held:+.1f}'} "
-            f"| {variant.paper} |"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def verdict(runs: Sequence[Run]) -> str:
-    """One sentence: which variants differ from plain by more than noise."""
-    summaries = [each for each in summarise(runs) if each.variant != "plain"]
-    names = [VARIANTS[each.variant].title for each in summaries if each.beyond_noise]
-    if not names:
-        return "No variant differs from the plain network beyond noise."
-    chance = 0.05 * len(summaries)
-    return (
-        f"Beyond noise differ from the plain network: {', '.join(names)}. Among {len(summaries)} "
-        f"comparisons at this level, chance alone gives {chance:.1f} on average."
-    )
-
-
-def _difference(each: Summary) -> str:
-    if each.variant == "plain" or each.difference != each.difference:
-        return ""
-    if each.runs < 2:
-        return f"{100 * each.difference:+.1f}"
-    low, high = 100 * each.low, 100 * each.high
-    return f"{100 * each.difference:+.1f} ({low:+.1f} to {high:+.1f})"
