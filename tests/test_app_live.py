@@ -3,13 +3,14 @@
 import asyncio
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from app_fixtures import FAMILY, encoded, photo, values
+from app_fixtures import FAMILY, encoded, photo, values, wait_until_ready
 from app_server import running
+from detecting import tiny_family
 from fastapi.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 from websockets.exceptions import ConnectionClosed
@@ -85,6 +86,57 @@ def test_a_wrong_question_is_refused_with_what_would_work(
         with pytest.raises(WebSocketDisconnect) as ended:
             socket.receive_json()
     assert ended.value.code == 1008
+
+
+@pytest.fixture(scope="module")
+def finder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    """A service with detectors."""
+    folder = tmp_path_factory.mktemp("detectors")
+    tiny_family(folder)
+    with TestClient(create_app(Settings(models_folder=folder, log_style="off"))) as client:
+        wait_until_ready(client)
+        yield client
+
+
+def test_detectors_find_on_a_frame_what_detect_finds(finder: TestClient, jpeg: bytes) -> None:
+    found = ask(finder, jpeg, "?task=find&score=0.4&limit=3")
+    wanted = finder.post(
+        "/api/v1/detect",
+        files={"image": ("x.jpg", jpeg)},
+        data={"score": "0.4", "limit": "3", "maps": "0", "attention": "false"},
+    ).json()
+    assert found.keys() == {"frame", "skipped", "width", "height", "ms", "results"}
+    assert (found["frame"], found["width"], found["height"]) == (1, 160, 120)
+    assert any(each["detections"] for each in found["results"])
+    assert [each["model"] for each in found["results"]] == [
+        each["model"] for each in wanted["results"]
+    ]
+    for mine, its in zip(found["results"], wanted["results"], strict=True):
+        assert mine["detections"] == its["detections"]
+    alone = ask(finder, jpeg, "?task=find&models=tiny-se-things")
+    assert [each["model"] for each in alone["results"]] == ["tiny-se-things"]
+
+
+@pytest.mark.parametrize(
+    ("query", "word"),
+    [("?task=guess", "task"), ("?task=find&target=a", "target"), ("?score=0.5", "score"),
+     ("?task=find&models=tiny-se", "tiny-se"), ("?task=find&score=2", "score"),
+     ("?task=find&maps=1", "maps")],
+)  # fmt: skip
+def test_a_question_that_does_not_fit_its_task_is_refused(
+    finder: TestClient, query: str, word: str
+) -> None:
+    with finder.websocket_connect(LIVE + query) as socket:
+        problem = socket.receive_json()["problem"]
+    assert problem["status"] == 422
+    assert word in problem["detail"]
+
+
+def test_a_service_without_detectors_says_so(client: TestClient) -> None:
+    with client.websocket_connect(f"{LIVE}?task=find") as socket:
+        problem = socket.receive_json()["problem"]
+    assert problem["status"] == 501
+    assert "no detectors" in problem["detail"]
 
 
 def test_a_frame_that_is_no_photo_is_refused_and_the_stream_goes_on(

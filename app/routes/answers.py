@@ -584,7 +584,7 @@ def detected(findings: Findings) -> DetectedBoxes:
         results=[
             ModelDetections(
                 model=each.model,
-                detections=_found(each, found),
+                detections=found_boxes(each, found),
                 layer=each.layer,
                 heatmaps=[
                     FoundMap(
@@ -604,7 +604,7 @@ def detected(findings: Findings) -> DetectedBoxes:
     )
 
 
-def _found(mine: Detected, every: Sequence[Detected]) -> list[FoundBox]:
+def found_boxes(mine: Detected, every: Sequence[Detected]) -> list[FoundBox]:
     """One model's boxes, each linked to the others' boxes around the same thing."""
     links = {other.model: counterparts(mine, other) for other in every if other is not mine}
     return [

@@ -251,8 +251,8 @@ class HeatmapFields(TargetFields):
         return named or ([] if self.family else default_family[-1:])
 
 
-class DetectFields(Fields):
-    """/detect"""
+class SearchFields(Fields):
+    """What detectors look for."""
 
     models: list[str] = Field(
         [],
@@ -267,6 +267,15 @@ class DetectFields(Fields):
         description="of two boxes of one class that overlap more, the surer one stays",
     )
     limit: int = Field(DetectOptions.limit, ge=1, le=100, description="most boxes of a model")
+
+    def search(self) -> DetectOptions:
+        """The options for detectors."""
+        return DetectOptions(self.score, self.iou, self.limit)
+
+
+class DetectFields(SearchFields):
+    """/detect"""
+
     maps: int = Field(
         DetectOptions.maps, ge=0, le=20, description="heat maps: of so many boxes, the surest ones"
     )
@@ -290,21 +299,28 @@ class DetectFields(Fields):
 
     def search(self) -> DetectOptions:
         """The options for detectors. Raises OptionClash for a box that is none."""
-        return DetectOptions(
-            self.score,
-            self.iou,
-            self.limit,
-            self.maps,
-            read_box(self.box) if self.box else None,
-            self.label or None,
-            self.of,
-            self.method,
-            self.layer or None,
-            self.attention,
+        return replace(
+            super().search(),
+            maps=self.maps,
+            box=read_box(self.box) if self.box else None,
+            label=self.label or None,
+            of=self.of,
+            method=self.method,
+            layer=self.layer or None,
+            attention=self.attention,
         )
 
 
-class LiveFields(Fields):
+class LiveTask(BaseModel):
+    """/live: the kind of question, which decides what other fields there are"""
+
+    task: Literal["classify", "find"] = Field(
+        "classify",
+        description="classify: what each model sees; find: the boxes of detectors",
+    )
+
+
+class LiveFields(LiveTask, Fields):
     """/live: what is asked of every frame"""
 
     target: Text = Field("", description="a class as for /explain; default: each frame's top one")
@@ -312,6 +328,13 @@ class LiveFields(Fields):
 
     def options(self) -> Options:
         return Options(self.target or None, top_k=self.top_k, in_words=True)
+
+
+class LiveFindFields(LiveTask, SearchFields):
+    """/live with `task=find`: what detectors look for on every frame, without heat maps"""
+
+    def search(self) -> DetectOptions:
+        return replace(super().search(), maps=0, attention=False)
 
 
 class PageFields(ExplainFields):

@@ -8,6 +8,7 @@ question as any other: it has its place in the queue, its limits, and counts for
 import asyncio
 import contextlib
 import time
+from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, HTTPException, WebSocket, WebSocketDisconnect
@@ -15,10 +16,18 @@ from pydantic import BaseModel, Field, ValidationError
 from starlette.websockets import WebSocketState
 
 from app.edge.access import Access, admit
-from app.inference.engine import Answer, Engine
+from app.inference.engine import Answer, Engine, Findings, Search
 from app.problems import Problem, refusal
-from app.routes.answers import ClassMap, Map, Prediction, Target, View
-from app.routes.forms import LiveFields
+from app.routes.answers import (
+    ClassMap,
+    FoundBox,
+    Map,
+    Prediction,
+    Target,
+    View,
+    found_boxes,
+)
+from app.routes.forms import LiveFields, LiveFindFields, LiveTask
 from app.routes.uploads import Upload
 from app.settings import Settings
 from app.telemetry.observe import Trace
@@ -50,16 +59,34 @@ class LiveResult(BaseModel):
     gate: LastGate | None = Field(description="null: the model has none over places")
 
 
-class LiveAnswer(BaseModel):
-    """The answer about one frame."""
+class LiveFrame(BaseModel):
+    """Which frame an answer is about."""
 
     frame: int = Field(description="its number among all that came, from 1")
     skipped: int = Field(description="frames since the last answer that a later one replaced")
     width: int
     height: int
-    target: Target
     ms: float = Field(description="from the frame's turn to its answer")
+
+
+class LiveAnswer(LiveFrame):
+    """The models' answer about one frame."""
+
+    target: Target
     results: list[LiveResult]
+
+
+class LiveBoxes(BaseModel):
+    """One detector's boxes on a frame."""
+
+    model: str
+    detections: list[FoundBox] = Field(description="the surest first")
+
+
+class LiveFound(LiveFrame):
+    """The detectors' answer about one frame."""
+
+    results: list[LiveBoxes]
 
 
 class Frames:
@@ -95,7 +122,7 @@ class Frames:
 
 @live.websocket("/live")
 async def stream(socket: WebSocket) -> None:
-    """Answer frames until the client leaves. The query's fields: models, family, target."""
+    """Answer frames until the client leaves. The query's fields: task, and those of its kind."""
     engine: Engine = socket.app.state.engine
     settings: Settings = socket.app.state.settings
     if not _same_origin(socket):
@@ -123,7 +150,11 @@ async def stream(socket: WebSocket) -> None:
 
 
 async def _answer_all(
-    socket: WebSocket, engine: Engine, settings: Settings, question: Question, frames: Frames
+    socket: WebSocket,
+    engine: Engine,
+    settings: Settings,
+    question: Question | Search,
+    frames: Frames,
 ) -> None:
     """One answer after the other, each about the latest frame."""
     access: Access = socket.app.state.access
@@ -162,9 +193,9 @@ async def _answer_all(
 
 
 async def _asked(
-    engine: Engine, settings: Settings, question: Question, data: bytes, frames: Frames
-) -> Answer:
-    """The models' answer about a frame. Raises as /explain does."""
+    engine: Engine, settings: Settings, question: Question | Search, data: bytes, frames: Frames
+) -> Answer | Findings:
+    """The models' answer about a frame. Raises as /explain does, or as /detect does."""
     most = settings.max_upload_mb
     if len(data) > most * 2**20:
         raise HTTPException(413, f"The frame is larger than {most:g} MiB. Send a smaller one.")
@@ -174,6 +205,8 @@ async def _asked(
 
     trace = Trace()
     try:
+        if isinstance(question, Search):
+            return await engine.detect(data, question, alive, trace)
         return await engine.explain(data, question, alive, trace)
     finally:
         for stage, taken in trace.stages.items():
@@ -194,12 +227,17 @@ async def _read(socket: WebSocket, frames: Frames) -> None:
         frames.end()
 
 
-def _question(socket: WebSocket, engine: Engine) -> Question:
-    """What is asked of every frame. Raises ValidationError, UnknownName, Busy."""
+def _question(socket: WebSocket, engine: Engine) -> Question | Search:
+    """What is asked of every frame. Raises ValidationError, UnknownName, NotAvailable, Busy."""
     given: dict[str, list[str]] = {}
     for name, text in socket.query_params.multi_items():
         given.setdefault(name, []).append(text)
-    fields = LiveFields.model_validate(LiveFields.values(Upload(None, given)))
+    upload = Upload(None, given)
+    task = LiveTask.model_validate(LiveFields.values(Upload(None, {"task": given.get("task", [])})))
+    if task.task == "find":
+        wanted = LiveFindFields.model_validate(LiveFindFields.values(upload))
+        return Search(engine.chosen_detectors(wanted.models, wanted.family), wanted.search())
+    fields = LiveFields.model_validate(LiveFields.values(upload))
     models = engine.chosen(fields.wanted([]), fields.family)
     return resolve(models, fields.options())
 
@@ -231,17 +269,26 @@ async def _close(socket: WebSocket, code: int, reason: str = "") -> None:
             await socket.close(code, reason)
 
 
-def _message(answer: Answer, number: int, skipped: int, ms: float) -> str:
+def _message(answer: Answer | Findings, number: int, skipped: int, ms: float) -> str:
     """The answer as JSON."""
-    first = answer.explanations[0]
-    target = first.target
+    found = answer.found if isinstance(answer, Findings) else answer.explanations
+    frame: dict[str, Any] = {
+        "frame": number,
+        "skipped": skipped,
+        "width": found[0].photo.width,
+        "height": found[0].photo.height,
+        "ms": round(ms, 1),
+    }
+    if isinstance(answer, Findings):
+        boxes = [
+            LiveBoxes(model=each.model, detections=found_boxes(each, answer.found))
+            for each in answer.found
+        ]
+        return LiveFound(**frame, results=boxes).model_dump_json()
+    target = answer.explanations[0].target
     return LiveAnswer(
-        frame=number,
-        skipped=skipped,
-        width=first.photo.width,
-        height=first.photo.height,
+        **frame,
         target=Target(index=target.index, label=target.label, indices=list(target.indices)),
-        ms=round(ms, 1),
         results=[_result(each) for each in answer.explanations],
     ).model_dump_json()
 

@@ -1,8 +1,11 @@
 // @ts-check
-// <live-view data-url="…/api/v1/live" data-models='["…"]'> <button data-do="start"> … <video> … <article data-model="…"> … </live-view>
+// <live-view data-url="…/api/v1/live"> <input type="radio" name="task" value="classify | find"> …
+//   <button data-do="start"> … <video> … <div data-task="classify" data-models='["…"]'> <article data-model="…"> …
+// </live-view>
 //
 // Sends the camera's pictures to the server while this view is in sight, and paints each answer on the
-// picture that it is about. Of pictures that come faster than answers, the server takes the latest.
+// picture that it is about: heat maps of the networks, or boxes of the detectors. Of pictures that come
+// faster than answers, the server takes the latest.
 
 import { all, json, one } from "../lib/dom.js";
 import { colours, enlarged, painted, pencil, readMap } from "../lib/maps.js";
@@ -13,6 +16,8 @@ import { colours, enlarged, painted, pencil, readMap } from "../lib/maps.js";
  * @typedef {{model: string, predictions: Said[], target_probability: number, view: View,
  *     heatmap: {label: string, map: MapMessage}, gate: {block: string, kind: string, map: MapMessage} | null}} LiveResult
  * @typedef {{frame: number, skipped: number, width: number, height: number, target: {label: string}, ms: number, results: LiveResult[]}} LiveAnswer
+ * @typedef {{box: View, label: string, score: number}} LiveBox
+ * @typedef {{frame: number, skipped: number, width: number, height: number, ms: number, results: {model: string, detections: LiveBox[]}[]}} LiveFound
  * @typedef {{problem: {title: string, status: number, detail: string}}} LiveProblem
  */
 
@@ -48,6 +53,8 @@ class LiveView extends HTMLElement {
     for (const button of all(this, "[data-do]", HTMLButtonElement)) {
       button.addEventListener("click", () => doing[button.dataset.do ?? ""]());
     }
+    for (const radio of all(this, "[name=task]", HTMLInputElement)) radio.addEventListener("change", () => this.#choose());
+    this.#choose();
     document.addEventListener("visibilitychange", this.#hidden);
     const view = this.closest(".view");
     if (view) {
@@ -62,6 +69,15 @@ class LiveView extends HTMLElement {
     this.#stop("");
   }
 
+  /** What is asked: "classify", or "find" where there are detectors. */
+  get #task() {
+    return all(this, "[name=task]", HTMLInputElement).find(({ checked }) => checked)?.value ?? "classify";
+  }
+
+  get #columns() {
+    return one(this, `.live-columns[data-task=${this.#task}]`, HTMLElement);
+  }
+
   get #video() {
     return one(this, "video", HTMLVideoElement);
   }
@@ -73,6 +89,15 @@ class LiveView extends HTMLElement {
    */
   #fill(place, slot, text) {
     one(place, `[data-slot=${slot}]`, HTMLElement).textContent = text;
+  }
+
+  /** Show what belongs to the task; a camera that runs goes on with it. */
+  #choose() {
+    for (const each of all(this, ".live-note [data-task]", HTMLElement)) each.hidden = each.dataset.task !== this.#task;
+    for (const each of all(this, ".live-columns", HTMLElement)) each.hidden = true; // until its first answer
+    if (!this.#socket) return;
+    this.#socket.close();
+    this.#connect();
   }
 
   /** @param {boolean} on */
@@ -108,16 +133,17 @@ class LiveView extends HTMLElement {
   #connect() {
     const address = new URL(this.dataset.url ?? "", location.href);
     address.protocol = address.protocol.replace("http", "ws");
-    for (const name of json(this, "models")) address.searchParams.append("models", name);
+    address.searchParams.set("task", this.#task);
+    for (const name of json(this.#columns, "models")) address.searchParams.append("models", name);
     const socket = (this.#socket = new WebSocket(address));
     this.#sent = this.#answered = 0;
     this.#frames.clear();
     this.#times = [];
-    socket.addEventListener("open", () => {
-      this.#fill(this, "said", "");
-      this.#pump();
-    });
+    this.#pausedUntil = 0;
+    this.#fill(this, "said", "Waiting for the first answer…");
+    socket.addEventListener("open", () => this.#pump(socket));
     socket.addEventListener("message", ({ data }) => {
+      if (this.#socket !== socket) return; // of the task before
       const message = JSON.parse(data);
       if ("problem" in message) this.#refused(message);
       else this.#show(message);
@@ -128,11 +154,13 @@ class LiveView extends HTMLElement {
     });
   }
 
-  /** Send the camera's pictures one after the other, no more than the server keeps up with. */
-  #pump() {
-    const socket = this.#socket;
-    if (!socket || socket.readyState !== WebSocket.OPEN) return;
-    requestAnimationFrame(() => this.#pump());
+  /**
+   * Send the camera's pictures one after the other, no more than the server keeps up with.
+   * @param {WebSocket} socket
+   */
+  #pump(socket) {
+    if (this.#socket !== socket || socket.readyState !== WebSocket.OPEN) return;
+    requestAnimationFrame(() => this.#pump(socket));
     if (this.#sending || this.#sent - this.#answered >= UNDERWAY || performance.now() < this.#pausedUntil) return;
     const { videoWidth, videoHeight } = this.#video;
     if (!videoWidth) return;
@@ -144,7 +172,7 @@ class LiveView extends HTMLElement {
     canvas.toBlob(
       (blob) => {
         this.#sending = false;
-        if (!blob || socket.readyState !== WebSocket.OPEN) return;
+        if (!blob || this.#socket !== socket || socket.readyState !== WebSocket.OPEN) return;
         this.#frames.set(++this.#sent, canvas);
         socket.send(blob);
       },
@@ -160,17 +188,18 @@ class LiveView extends HTMLElement {
     this.#fill(this, "said", problem.detail);
   }
 
-  /** @param {LiveAnswer} answer */
+  /** @param {LiveAnswer | LiveFound} answer */
   #show(answer) {
     const frame = this.#frames.get(answer.frame);
     for (const number of this.#frames.keys()) if (number <= answer.frame) this.#frames.delete(number);
     this.#answered = Math.max(this.#answered, answer.frame);
     if (!frame) return;
-    one(this, ".live-columns", HTMLElement).hidden = false;
-    for (const result of answer.results) {
-      const column = [...this.querySelectorAll("article")].find(({ dataset }) => dataset.model === result.model);
-      if (column) this.#column(column, frame, answer, result);
-    }
+    const columns = this.#columns;
+    columns.hidden = false;
+    this.#fill(this, "said", "");
+    const column = (/** @type {string} */ model) => one(columns, `article[data-model="${CSS.escape(model)}"]`, HTMLElement);
+    if ("target" in answer) for (const result of answer.results) this.#column(column(result.model), frame, answer, result);
+    else for (const { model, detections } of answer.results) this.#boxes(column(model), frame, answer, detections);
     const now = performance.now();
     this.#times = [...this.#times, now].slice(-COUNTED);
     const span = now - this.#times[0];
@@ -197,6 +226,19 @@ class LiveView extends HTMLElement {
     const { block, kind, map } = result.gate;
     paintGate(one(column, ".live-gate", HTMLCanvasElement), frame, scaled(result.view, frame.width / answer.width), map);
     this.#fill(column, "gate", `${kind} gate of ${block}: ${map.min.toFixed(2)} to ${map.max.toFixed(2)}`);
+  }
+
+  /**
+   * @param {HTMLElement} column
+   * @param {HTMLCanvasElement} frame
+   * @param {LiveFound} answer
+   * @param {LiveBox[]} detections
+   */
+  #boxes(column, frame, answer, detections) {
+    const canvas = one(column, ".live-boxes", HTMLCanvasElement);
+    paintBoxes(canvas, frame, detections.map((each) => ({ ...each, at: scaled(each.box, frame.width / answer.width) })));
+    const words = detections.map(({ label, score }) => `${label} ${percent(score)}`).join(" · ");
+    this.#fill(column, "found", words || "nothing that it knows");
   }
 
   #turn() {
@@ -281,6 +323,34 @@ function paintGate(canvas, frame, box, map) {
   grey(context, [0, 0, width, height], 1);
   context.globalAlpha = 0.65;
   context.drawImage(coloured(map, "viridis", false), 0, 0, width, height);
+}
+
+/**
+ * The picture with boxes and their classes, the surest on top: a white line inside a dark one is seen on
+ * every picture.
+ * @param {HTMLCanvasElement} canvas
+ * @param {HTMLCanvasElement} frame
+ * @param {{at: [number, number, number, number], label: string}[]} boxes the surest first
+ */
+function paintBoxes(canvas, frame, boxes) {
+  Object.assign(canvas, { width: frame.width, height: frame.height });
+  const context = pencil(canvas);
+  context.drawImage(frame, 0, 0);
+  const line = Math.max(2, frame.width / 160);
+  const size = Math.max(11, Math.round(frame.width / 28));
+  context.font = `600 ${size}px sans-serif`;
+  context.textBaseline = "top";
+  for (const { at: [x, y, width, height], label } of [...boxes].reverse()) {
+    for (const [style, wide] of /** @type {[string, number][]} */ ([["rgb(0 0 0 / 60%)", 2 * line], ["#fff", line]])) {
+      Object.assign(context, { strokeStyle: style, lineWidth: wide });
+      context.strokeRect(x, y, width, height);
+    }
+    const [left, top] = [Math.max(0, x), Math.max(0, y)];
+    context.fillStyle = "rgb(20 16 22 / 82%)";
+    context.fillRect(left, top, context.measureText(label).width + size, size * 1.4);
+    context.fillStyle = "#fff";
+    context.fillText(label, left + size / 2, top + size * 0.2);
+  }
 }
 
 /**
