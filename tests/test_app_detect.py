@@ -1,24 +1,32 @@
 """POST /api/v1/detect and `cbam-lens detect`: boxes, their heat maps, and what is refused."""
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from app_fixtures import assert_problem, encoded, photo, picture, values, wait_until_ready
 from detecting import LABELS, tiny_family
 from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
+import cbam
 from app.cli.main import app as command
+from app.inference import engine as engine_module
 from app.main import create_app
 from app.routes.forms import DetectFields
 from app.settings import Settings
 from cbam.errors import BadCard, CBAMLensError
+from cbam.explain.d_rise import DRiseOptions, d_rise
+from cbam.explain.detection import DetectOptions
+from cbam.images.photo import open_photo
 
 pytest_plugins = ["app_fixtures", "detecting"]
 NAMES = ["tiny-none-things", "tiny-se-things", "tiny-cbam-things"]
+LIMIT_S = 120
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +123,12 @@ def test_of_two_things_in_one_place_the_class_asked_for_gets_the_map(
         ({"models": "a,b,c,d,e,f,g,h,i"}, ["models", "8"]),
         ({"models": "tiny-none"}, ["detector", "tiny-cbam-things"]),
         ({"family": "tiny"}, ["family of detectors", "things"]),
-        ({"method": "gradcan"}, ["gradcan", "hirescam"]),
+        ({"method": "gradcan"}, ["gradcan", "hirescam", "d-rise"]),
+        ({"method": "d-rise", "of": "left"}, ["leave out 'of'"]),
+        ({"method": "d-rise", "layer": "layer3.1"}, ["leave out 'of' and 'layer'"]),
+        ({"method": "d-rise", "masks": "0"}, ["masks"]),
+        ({"method": "d-rise", "masks": "5001"}, ["masks", "5000"]),
+        ({"method": "d-rise", "box": "0,0,9,9", "label": "green"}, ["green", "red, blue"]),
         ({"of": "width"}, ["width", "left"]),
         ({"layer": "layer4.1"}, ["layer4.1", "layer3.1"]),
         ({"box": "1,2,3"}, ["'1,2,3' is no box"]),
@@ -155,6 +168,92 @@ def test_damaged_heads_fail_the_start(tmp_path: Path):
     (card.folder / "weights.safetensors").write_bytes(b"nothing")
     with pytest.raises(BadCard, match=card.name):
         create_app(Settings(models_folder=tmp_path))
+
+
+def test_d_rise_is_the_librarys(finder: TestClient, folder: Path, jpeg: bytes):
+    answer = ask(finder, jpeg, method="d-rise", masks=20, seed=3, maps=2)
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    assert (found["method"], found["of"]) == ("d-rise", "score")
+    assert (found["masks"], found["seed"]) == (20, 3)
+    plain = ask(finder, jpeg, maps=0).json()
+    assert (plain["masks"], plain["seed"]) == (None, None)
+    how = DRiseOptions(masks=20, seed=3, batch=8)
+    for name, each in zip(NAMES, found["results"], strict=True):
+        own = d_rise(cbam.load(folder / name), open_photo(jpeg), DetectOptions(maps=2), how)
+        scores = [box["score"] for box in each["detections"]]
+        assert scores == pytest.approx([box.score for box in own.detections], abs=1e-5)
+        assert (each["attention"], each["layer"]) == ([], "")
+        for mine, its in zip(each["heatmaps"], own.heatmaps, strict=True):
+            assert mine["detection"] == its.detection
+            spread = float(np.ptp(its.map))
+            assert np.abs(values(mine["map"]) - its.map).max() <= spread / 500 + 1e-4
+
+
+def test_d_rise_lets_other_questions_through_and_only_so_many_at_once(
+    folder: Path, jpeg: bytes, monkeypatch: pytest.MonkeyPatch
+):
+    order: list[Any] = []
+    begun, may_go_on = threading.Event(), threading.Event()
+    real = engine_module.next_slice
+
+    def noted(work: Any) -> Any:
+        order.append("slice")
+        begun.set()
+        assert may_go_on.wait(LIMIT_S)
+        return real(work)
+
+    settings = Settings(models_folder=folder, backend="eager", long_at_once=1, long_timeout_s=3600)
+    app = create_app(settings)
+    with TestClient(app, raise_server_exceptions=False) as client:
+        wait_until_ready(client)
+        monkeypatch.setattr(engine_module, "next_slice", noted)
+        hidden = {"method": "d-rise", "masks": 200, "models": NAMES[0]}
+        threads = [
+            threading.Thread(target=lambda: order.append(ask(client, jpeg, **hidden).status_code))
+        ]
+        threads[0].start()
+        assert begun.wait(LIMIT_S)
+        problem = ask(client, jpeg, **hidden)
+        assert_problem(problem, 503, "long questions")
+        assert problem.headers["retry-after"]
+        threads.append(
+            threading.Thread(
+                target=lambda: order.append(
+                    client.post("/api/v1/predict", files={"image": ("x.jpg", jpeg)}).json()
+                )
+            )
+        )
+        threads[1].start()
+        while not app.state.engine.queue.depth:
+            pass
+        may_go_on.set()
+        for thread in threads:
+            thread.join(LIMIT_S)
+        (other,) = (at for at, each in enumerate(order) if isinstance(each, dict))
+        assert order[other + 1 :].count("slice") > 10  # it did not wait for the end
+        assert order[-1] == 200
+        assert "cbam_lens_long_questions 0.0" in client.get("/metrics").text
+
+
+def test_d_rise_has_a_deadline_and_ends_when_the_service_drains(
+    folder: Path, jpeg: bytes, monkeypatch: pytest.MonkeyPatch
+):
+    app = create_app(Settings(models_folder=folder, backend="eager", long_timeout_s=0.001))
+    with TestClient(app, raise_server_exceptions=False) as client:
+        wait_until_ready(client)
+        hidden = {"method": "d-rise", "masks": 20}
+        assert_problem(ask(client, jpeg, **hidden), 504, "0.001 s", "fewer masks")
+        assert "cbam_lens_long_questions 0.0" in client.get("/metrics").text
+        object.__setattr__(app.state.settings, "long_timeout_s", 3600)
+        real = engine_module.next_slice
+
+        def drained(work: Any) -> Any:
+            app.state.engine.drain()
+            return real(work)
+
+        monkeypatch.setattr(engine_module, "next_slice", drained)
+        assert_problem(ask(client, jpeg, **hidden), 503, "being stopped")
 
 
 def invoke(*arguments: str) -> str:

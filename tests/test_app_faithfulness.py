@@ -15,8 +15,8 @@ import cbam
 from app.inference import engine as engine_module
 from cbam.evaluate.examine import NOT_PROOF, Exam, Examined, examine_all
 from cbam.evaluate.faithfulness import Trial
-from cbam.evaluate.slices import finished
 from cbam.images.photo import open_photo
+from cbam.slices import finished
 
 pytest_plugins = ["app_fixtures"]
 

@@ -9,7 +9,7 @@ import httpx2 as httpx
 import pytest
 from app_server import Running, running
 from browsing import PHOTO, Visit, nameless
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from app.main import create_app
 from app.settings import Settings
@@ -18,6 +18,10 @@ from cbam.explain.detection import overlap
 pytest_plugins = ["app_fixtures", "browsing", "detecting"]
 
 NAMES = ("tiny-none-things", "tiny-se-things", "tiny-cbam-things")
+SILENCE = """() => {
+    window.fetch = (_, { signal }) =>
+        new Promise((_, refuse) => signal.addEventListener("abort", () => refuse(signal.reason)));
+}"""
 WORDS = """async (answers) => {
     const { counted, difference, things } = await import("/static/js/lib/things.js");
     const { inside } = await import("/static/js/lib/maps.js");
@@ -178,6 +182,59 @@ def test_a_box_is_explained_in_every_column_and_escape_goes_back(visit: Visit) -
     expect(box).to_have_attribute("aria-pressed", "false")
     expect(box).to_be_focused()
     expect(page.locator("#view-find [data-slot=gates]")).to_be_empty()
+
+
+def test_parts_are_hidden_on_demand_network_by_network(visit: Visit) -> None:
+    page = opened(visit)
+    number = shared_thing(page)
+    hide = page.locator("[data-do=hide]")
+    expect(hide).to_be_hidden()  # nothing is chosen
+    page.locator(f".find-table tr[data-thing='{number}'] button").click()
+    expect(page.locator(".find-photo heat-map canvas")).to_have_count(3)
+    answers: list[dict[str, Any]] = []
+
+    def fewer(route: Route) -> None:
+        """The same question, for fewer masks."""
+        body = route.request.post_data_buffer or b""
+        boundary = body.partition(b"\r\n")[0]
+        field = b'\r\nContent-Disposition: form-data; name="masks"\r\n\r\n16\r\n'
+        response = route.fetch(post_data=boundary + field + body, timeout=300_000)
+        answers.append(response.json())
+        route.fulfill(response=response)
+
+    page.route("**/api/v1/detect", fewer)
+    hide.click()
+    expect(page.locator(".find-said")).to_contain_text("by D-RISE")
+    expect(page.locator(".find-hiding")).to_be_hidden()
+    assert [each["method"] for each in answers] == ["d-rise"] * 3
+    assert [each["masks"] for each in answers] == [16] * 3
+    for name, each in zip(NAMES, answers, strict=True):
+        (result,) = each["results"]
+        assert result["model"] == name
+        note = page.locator(f".find-column[data-model='{name}'] .find-note")
+        expect(note).to_contain_text("D-RISE.")
+        (item,) = result["heatmaps"]
+        if item["energy_in_box"] is not None:
+            expect(note).to_contain_text(f"{int(item['energy_in_box'] * 100 + 0.5)} %")
+    expect(page.locator(".find-photo heat-map canvas")).to_have_count(3)
+
+
+def test_hiding_can_be_cancelled_and_the_boxes_stay(visit: Visit) -> None:
+    page = opened(visit)
+    page.locator(".find-table button").first.click()
+    expect(page.locator(".find-said")).to_contain_text("bright is what spoke for")
+    page.evaluate(SILENCE)
+    page.locator("[data-do=hide]").click()
+    expect(page.locator(".find-said")).to_contain_text("1 of 3")
+    page.locator(".find-hiding [data-do=cancel]").click()
+    expect(page.locator(".find-said")).to_have_text("Cancelled.")
+    expect(page.locator(".find-hiding")).to_be_hidden()
+    expect(page.locator("[data-do=hide]")).to_be_focused()
+    page.locator("[data-do=hide]").click()
+    expect(page.locator(".find-said")).to_contain_text("1 of 3")
+    page.locator("[data-do=all]").click()  # leaving ends it, too
+    expect(page.locator(".find-hiding")).to_be_hidden()
+    expect(page.locator(".find-photo heat-map")).to_have_count(0)
 
 
 def test_arrow_keys_go_from_box_to_box_and_tab_leaves_them(visit: Visit) -> None:

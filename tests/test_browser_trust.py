@@ -13,8 +13,8 @@ from playwright.sync_api import Locator, Page, expect
 import cbam
 from cbam.evaluate.examine import Exam, Examined, examine_all
 from cbam.evaluate.faithfulness import Trial
-from cbam.evaluate.slices import finished
 from cbam.images.photo import open_photo
+from cbam.slices import finished
 
 pytest_plugins = ["app_fixtures", "browsing"]
 

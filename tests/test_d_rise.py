@@ -15,9 +15,10 @@ import cbam
 from app.cli.main import app
 from cbam.detector import Detector
 from cbam.detectors import FasterRCNN, Found
-from cbam.errors import BadOption, OptionClash, TooSlow
-from cbam.explain.d_rise import DRiseOptions, d_rise, d_rise_maps, likeness, masks
+from cbam.errors import BadOption, OptionClash, TooSlow, UnknownName
+from cbam.explain.d_rise import DRiseOptions, d_rise, d_rise_all, d_rise_maps, likeness, masks
 from cbam.explain.detection import DetectOptions
+from cbam.slices import Done, finished, next_slice
 
 HOW = DRiseOptions(masks=20, grid=4, batch=8)
 
@@ -76,7 +77,7 @@ def test_it_equals_a_loop_over_single_masks(model: Detector):
         targets = model.asked.found(model.network(image)[0], 64, 32, 0.3, 0.5, 5)
     targets = targets.some(range(len(targets.boxes)))
     assert len(targets.boxes) > 2
-    mine = d_rise_maps(model.network, model.asked, image, targets, HOW, 0.5)
+    mine = finished(d_rise_maps(model.network, model.asked, image, targets, HOW, 0.5))
     expected = naive(model.network, image, targets, 0.5)
     assert np.abs(expected).max() > 1e-3
     np.testing.assert_allclose(mine.numpy(), expected, atol=1e-4)
@@ -91,7 +92,7 @@ def test_a_detector_of_two_stages_is_asked_as_a_whole():
     image = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
     targets = network.found(network(image)[0], 96, 64, 0.1, 0.5, 3)
     assert len(targets.boxes) == 3
-    mine = d_rise_maps(network, network, image, targets, HOW, 0.5)
+    mine = finished(d_rise_maps(network, network, image, targets, HOW, 0.5))
     np.testing.assert_allclose(mine.numpy(), naive(network, image, targets, 0.5), atol=1e-4)
 
 
@@ -117,7 +118,7 @@ def test_what_the_box_hangs_on_is_hot_and_the_rest_is_not():
     image = torch.ones(1, 3, 64, 64)
     targets = network.found(network(image)[0], 64, 64, 0, 0, 1)
     how = DRiseOptions(masks=300, grid=4)
-    (found,) = d_rise_maps(network, network, image, targets, how, 0.5)
+    (found,) = finished(d_rise_maps(network, network, image, targets, how, 0.5))
     quarter = found[:28, :28]
     assert quarter.mean() > 5 * found[28:, 28:].abs().mean()
     assert found.argmax() % 56 < 28
@@ -143,6 +144,36 @@ def test_all_boxes_of_a_photo_come_from_the_same_masks(model: Detector):
     alone = d_rise(model, photo(), DetectOptions(maps=1), HOW)
     np.testing.assert_allclose(alone.heatmaps[0].map, found.heatmaps[0].map, atol=1e-6)
     assert not d_rise(model, photo(), DetectOptions(score=1.0), HOW).heatmaps
+
+
+def test_several_detectors_are_asked_one_after_the_other_in_slices(model: Detector):
+    options = DetectOptions(maps=2)
+    work = d_rise_all([model, model], photo(), options, HOW)
+    shares: list[float] = []
+    while not isinstance(state := next_slice(work), Done):
+        shares.append(state)
+    assert shares == pytest.approx([0.2, 0.4, 0.5, 0.5, 0.7, 0.9, 1.0])
+    alone = d_rise(model, photo(), options, HOW)
+    for each in state.result:
+        assert each.detections == alone.detections
+        assert (each.method, each.of, each.layer) == ("d-rise", "score", "")
+        for mine, its in zip(each.heatmaps, alone.heatmaps, strict=True):
+            np.testing.assert_array_equal(mine.map, its.map)
+
+
+def test_time_between_slices_is_not_the_models(model: Detector, monkeypatch: pytest.MonkeyPatch):
+    clock = [0.0]
+    monkeypatch.setattr("cbam.explain.d_rise.time.perf_counter", lambda: clock[0])
+    work = d_rise_all([model], photo(), DetectOptions(), HOW)
+    while not isinstance(state := next_slice(work), Done):
+        clock[0] += 1000
+    assert state.result[0].timing_ms == {"trunk": 0, "head": 0}
+
+
+def test_a_class_that_it_does_not_know_is_refused(model: Detector):
+    options = DetectOptions(box=(0, 0, 9, 9), label="green")
+    with pytest.raises(UnknownName, match="green"):
+        d_rise(model, photo(), options, HOW)
 
 
 def test_it_can_be_stopped(model: Detector):
@@ -171,5 +202,5 @@ def test_the_command_explains_boxes_so(model: Detector, tmp_path: Path):
     (result,) = json.loads(done.stdout)["results"]
     assert result["heatmaps"][0]["map"]["shape"] == [28, 56]
     assert "20/20 masks" in done.stderr
-    with pytest.raises(OptionClash, match="leave out --of"):
+    with pytest.raises(OptionClash, match="leave out 'of'"):
         CliRunner().invoke(app, [*given, "--of", "left"], catch_exceptions=False)

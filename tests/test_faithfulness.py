@@ -30,10 +30,10 @@ from cbam.evaluate.faithfulness import (
     score_of,
 )
 from cbam.evaluate.faithfulness_metrics import faithfulness_against, measure_faithfulness
-from cbam.evaluate.slices import Done, finished, next_slice
 from cbam.explain.explanation import Explanation
 from cbam.model import Model
 from cbam.render import enlarged, scaled
+from cbam.slices import Done, finished, next_slice
 
 SIDE = 16
 

@@ -20,7 +20,17 @@ TESTS = Path(__file__).parent
 
 # A part may import those before it, and itself.
 ORDER = (
-    *("errors", "undisturbed", "images", "data", "render", "lettering", "attention", "backbones"),
+    *(
+        "errors",
+        "undisturbed",
+        "slices",
+        "images",
+        "data",
+        "render",
+        "lettering",
+        "attention",
+        "backbones",
+    ),
     *("detectors", "paper", "cards", "trace", "explain", "backends", "sheets", "model", "detector"),
     *("bundle", "zoo", "evaluate", "training"),
 )

@@ -18,8 +18,8 @@ from cbam.evaluate.randomisation import (
     stages,
     strip,
 )
-from cbam.evaluate.slices import Done, finished, next_slice
 from cbam.model import Model
+from cbam.slices import Done, finished, next_slice
 
 
 def test_ranks_are_compared_not_values() -> None:

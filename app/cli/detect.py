@@ -14,16 +14,10 @@ from cbam.cards.detector import DetectorCard
 from cbam.cards.families import detectors
 from cbam.detector import Detector, find_detector, open_detector
 from cbam.detectors import OF
-from cbam.errors import MissingFile, OptionClash, UnknownName
+from cbam.errors import MissingFile, UnknownName
 from cbam.explain.d_rise import NAME as D_RISE
-from cbam.explain.d_rise import DRiseOptions, d_rise
-from cbam.explain.detection import (
-    BOX_METHODS,
-    DetectOptions,
-    check_names,
-    counterparts,
-    read_box,
-)
+from cbam.explain.d_rise import DRiseOptions, check_question, d_rise
+from cbam.explain.detection import BOX_METHODS, DetectOptions, counterparts, read_box
 from cbam.images.decode import decode
 from cbam.images.formats import EITHER
 from cbam.sheets import detect_sheet
@@ -76,13 +70,10 @@ def detect_command(
         check_picture(output)
     region = read_box(box) if box else None
     hidden = DRiseOptions(masks=masks, seed=seed) if method == D_RISE else None
-    if hidden and (of != DetectOptions.of or layer):
-        raise OptionClash(f"{D_RISE} asks whether the box is found: leave out --of and --layer.")
-    method = DetectOptions.method if hidden else method
     options = DetectOptions(
         score, maps=maps, box=region, label=label, of=of, method=method, layer=layer
     )
-    check_names(options)
+    check_question(options)
     cards = [_card(name) for name in model] if model else _default_family()
     started = time.perf_counter()
     data = read_photo(photo)
@@ -97,7 +88,7 @@ def detect_command(
         from app.inference.engine import Findings
         from app.routes.answers import detected
 
-        findings = Findings(found, waits, hashlib.sha256(data).hexdigest(), options)
+        findings = Findings(found, waits, hashlib.sha256(data).hexdigest(), options, hidden)
         show_json(detected(findings).model_dump_json(indent=1))
     else:
         rows: list[tuple[str, ...]] = []

@@ -6,10 +6,10 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -28,7 +28,7 @@ from cbam.cards.families import available, by_family, detectors
 from cbam.detector import Detector, open_detector
 from cbam.errors import BadCard, NotAvailable, TooSlow, UnknownName
 from cbam.evaluate.examine import Exam, Examined, check_exam, examine_all
-from cbam.evaluate.slices import Done, Work, next_slice
+from cbam.explain.d_rise import DRiseOptions, d_rise_all
 from cbam.explain.detection import Detected, DetectOptions
 from cbam.explain.explainer import answer, answer_many, merged
 from cbam.explain.explanation import Explanation
@@ -39,8 +39,10 @@ from cbam.explain.question import Layers, Options, Question, resolve
 from cbam.images.decode import decode
 from cbam.images.formats import format_of
 from cbam.model import Model, load
+from cbam.slices import Done, Work, next_slice
 
 log = logging.getLogger("cbam_lens")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Search:
 
     cards: tuple[DetectorCard, ...]
     options: DetectOptions
+    hidden: DRiseOptions | None = None  # how to hide the photo, for D-RISE: a long question
 
 
 Asked = tuple[Question | Search | FeatureQuestion | Work[Any], Image.Image]  # of Work, one slice
@@ -74,6 +77,7 @@ class Findings:
     waits: dict[str, float]
     sha256: str
     options: DetectOptions
+    hidden: DRiseOptions | None = None  # of D-RISE
 
 
 @dataclass(frozen=True)
@@ -311,12 +315,32 @@ class Engine:
 
         Raises as `explain` does, and BadCard.
         """
-        if any(card.name not in self.detectors for card in search.cards):
-            loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._detector_thread, self._open, search.cards)
-        key = ("detect", *(card.name for card in search.cards))
-        (found,) = await self._ask(data, [lambda _: (key, search)], alive, trace or Trace())
-        return Findings(*found, search.options)
+        with self._long_question() if search.hidden else nullcontext():
+            if any(card.name not in self.detectors for card in search.cards):
+                loop = asyncio.get_running_loop()
+                await loop.run_in_executor(self._detector_thread, self._open, search.cards)
+            if search.hidden:
+                return await self._detect_hidden(
+                    data, search, search.hidden, alive, trace or Trace()
+                )
+            key = ("detect", *(card.name for card in search.cards))
+            (found,) = await self._ask(data, [lambda _: (key, search)], alive, trace or Trace())
+            return Findings(*found, search.options)
+
+    async def _detect_hidden(
+        self, data: bytes, search: Search, hidden: DRiseOptions, alive: Alive, trace: Trace
+    ) -> Findings:
+        """The same by D-RISE, in slices."""
+        started = time.perf_counter()
+        async with self._opened(data, trace) as photo:
+            models = [self.detectors[card.name] for card in search.cards]
+            work = d_rise_all(models, photo, search.options, hidden)
+            found, queue_s = await self._in_slices(
+                work, photo, alive, started, "Ask fewer detectors, or for fewer masks."
+            )
+        self._timed(trace, found, queue_s)
+        waits = {"decode": trace.stages["decode"] * 1000, "queue": queue_s * 1000}
+        return Findings(found, waits, trace.sha256, search.options, hidden)
 
     async def look(
         self, data: bytes, question: FeatureQuestion, alive: Alive, trace: Trace | None = None
@@ -342,34 +366,53 @@ class Engine:
         OptionClash, BadOption.
         """
         check_exam(exam, question.method_name)
-        if exam.long and self._long >= self.settings.long_at_once:
-            raise self._busy("long", "Other long questions are being answered.")
-        trace = trace or Trace()
-        limit_s, started = self.settings.long_timeout_s, time.perf_counter()
+        trace, started = trace or Trace(), time.perf_counter()
         asked = replace(question, time_limit_s=self.settings.inference_timeout_s)
-        self._long += exam.long
-        try:
+        with self._long_question() if exam.long else nullcontext():
             async with self._opened(data, trace) as photo:
                 explanations, queue_s = await self.queue.ask(_Key.of(asked), (asked, photo), alive)
                 waits = {"decode": trace.stages["decode"] * 1000, "queue": queue_s * 1000}
                 found = Answer(explanations, waits, trace.sha256)
-                work = examine_all(models, explanations, exam)
-                begun, waited_s, state = time.perf_counter(), 0.0, None
-                while not isinstance(state, Done):
-                    if self.draining:
-                        raise self._busy("draining", "The service is being stopped.")
-                    if time.perf_counter() - started > limit_s:
-                        raise TooSlow(
-                            f"The trials did not end within {limit_s:g} s. Ask fewer models, fewer "
-                            "steps or orders, or leave the randomisation out."
-                        )
-                    state, slice_s = await self.queue.ask(object(), (work, photo), alive)
-                    waited_s += slice_s
-        finally:
-            self._long -= exam.long
+                work, begun = examine_all(models, explanations, exam), time.perf_counter()
+                examined, waited_s = await self._in_slices(
+                    work,
+                    photo,
+                    alive,
+                    started,
+                    "Ask fewer models, fewer steps or orders, or leave the randomisation out.",
+                )
         trace.stages["trial"] = max(0.0, time.perf_counter() - begun - waited_s)
         self._timed(trace, explanations, queue_s + waited_s)
-        return Examination(found, state.result)
+        return Examination(found, examined)
+
+    @contextmanager
+    def _long_question(self) -> Iterator[None]:
+        """Count a long question while it is under way. Raises Busy if there are enough of them."""
+        if self._long >= self.settings.long_at_once:
+            raise self._busy("long", "Other long questions are being answered.")
+        self._long += 1
+        try:
+            yield
+        finally:
+            self._long -= 1
+
+    async def _in_slices(
+        self, work: Work[T], photo: Image.Image, alive: Alive, started: float, advice: str
+    ) -> tuple[T, float]:
+        """Do long work in the queue, slice by slice: its result, and the seconds that it waited.
+
+        Raises Busy once the service stops, and TooSlow, with this advice, at the deadline.
+        """
+        limit_s, waited_s = self.settings.long_timeout_s, 0.0
+        while True:
+            if self.draining:
+                raise self._busy("draining", "The service is being stopped.")
+            if time.perf_counter() - started > limit_s:
+                raise TooSlow(f"The trials did not end within {limit_s:g} s. {advice}")
+            state, slice_s = await self.queue.ask(object(), (work, photo), alive)
+            waited_s += slice_s
+            if isinstance(state, Done):
+                return state.result, waited_s
 
     @asynccontextmanager
     async def _opened(self, data: bytes, trace: Trace) -> AsyncGenerator[Image.Image, None]:

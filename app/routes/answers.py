@@ -243,6 +243,8 @@ class DetectedBoxes(BaseModel):
     image: ImageInfo
     of: str = Field(description="what the heat maps explain")
     method: str
+    masks: int | None = Field(description="how often parts were hidden; null: another method")
+    seed: int | None = Field(description="of these masks; null: another method")
     score: float = Field(description="least score of a box")
     iou: float = Field(description="of two boxes of one class that overlap more, one stays")
     limit: int = Field(description="most boxes of a model")
@@ -572,12 +574,14 @@ def attended(answer: Answer) -> Attended:
 
 def detected(findings: Findings) -> DetectedBoxes:
     """The answer of /detect."""
-    found, options = findings.found, findings.options
+    found, options, hidden = findings.found, findings.options, findings.hidden
     width, height = found[0].photo.size
     return DetectedBoxes(
         image=ImageInfo(width=width, height=height, sha256=findings.sha256),
         of=options.of,
-        method=options.method,
+        method=found[0].method,
+        masks=hidden.masks if hidden else None,
+        seed=hidden.seed if hidden else None,
         score=options.score,
         iou=options.iou,
         limit=options.limit,

@@ -11,7 +11,7 @@ from app.routes.forms import DetectFields, FaithfulnessFields, FeaturesFields, F
 from app.routes.uploads import FIELD_NAME, Upload, read_upload
 from app.settings import Settings
 from app.telemetry.observe import Trace
-from cbam.explain.detection import check_names
+from cbam.explain.d_rise import check_question
 from cbam.explain.features import resolve_features
 from cbam.explain.question import Question, resolve
 from cbam.model import Model
@@ -136,8 +136,9 @@ async def ask_detectors(request: Request) -> Findings:
     """Read a form with a photo and ask the detectors that it names. Raises as its parts do."""
     image, fields = await read(request, DetectFields)
     engine, options = engine_of(request), fields.search()
-    check_names(options)
-    search = Search(engine.chosen_detectors(fields.models, fields.family), options)
+    check_question(options)
+    cards = engine.chosen_detectors(fields.models, fields.family)
+    search = Search(cards, options, fields.hidden())
     return await engine.detect(image, search, _alive(request), Trace.of(request.scope))
 
 

@@ -10,6 +10,8 @@ from cbam.detectors import OF
 from cbam.errors import OptionClash
 from cbam.evaluate.examine import Exam
 from cbam.evaluate.faithfulness import FILLS, Trial
+from cbam.explain.d_rise import NAME as D_RISE
+from cbam.explain.d_rise import DRiseOptions
 from cbam.explain.detection import BOX_METHODS, DetectOptions, read_box
 from cbam.explain.features import MOST, PICKS, FeatureOptions, Pick
 from cbam.explain.formulas import FUSIONS
@@ -29,6 +31,8 @@ def absent(default: Any) -> BeforeValidator:
     return BeforeValidator(given)
 
 
+SERVED_MASKS = 500  # of D-RISE by default; with the paper's 5,000, an answer takes minutes
+SLICE = 8  # masked photos at once: a fraction of a second, so that other questions wait no longer
 LISTS = ("models", "layer")  # fields that may name several
 MOST_MODELS = 8  # that one form may name
 Text = Annotated[str, Field(max_length=200)]
@@ -289,7 +293,17 @@ class DetectFields(SearchFields):
         DetectOptions.of,
         description=f"what the heat maps explain: {', '.join(OF)}; the sides: how far they are",
     )
-    method: str = Field(DetectOptions.method, description=", ".join(BOX_METHODS))
+    method: str = Field(
+        DetectOptions.method,
+        description=f"{', '.join(BOX_METHODS)}; {D_RISE} hides parts of the photo instead, in many "
+        "passes, and explains the score alone, without gate maps",
+    )
+    masks: int = Field(
+        SERVED_MASKS, ge=1, le=DRiseOptions.masks, description=f"{D_RISE}: how often it hides parts"
+    )
+    seed: int = Field(
+        DRiseOptions.seed, ge=0, le=2**31, description=f"{D_RISE}: the same one, the same masks"
+    )
     layer: Text = Field(
         "",
         description="a block's name, or up to four, as layer2.1,layer3.1, whose maps become one; "
@@ -309,6 +323,12 @@ class DetectFields(SearchFields):
             layer=self.layer or None,
             attention=self.attention,
         )
+
+    def hidden(self) -> DRiseOptions | None:
+        """How to hide parts of the photo; None for other methods."""
+        if self.method != D_RISE:
+            return None
+        return DRiseOptions(masks=self.masks, seed=self.seed, batch=SLICE)
 
 
 class LiveTask(BaseModel):

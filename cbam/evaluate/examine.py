@@ -11,10 +11,10 @@ from cbam.errors import OptionClash
 from cbam.evaluate.faithfulness import Curves, Trial, curves, score_of
 from cbam.evaluate.localisation import InBox, in_box
 from cbam.evaluate.randomisation import Strip, strip
-from cbam.evaluate.slices import Work, part
 from cbam.explain.explanation import Explanation
 from cbam.explain.methods import METHODS
 from cbam.model import Model
+from cbam.slices import Work, part
 
 PIXELS = tuple[float, float, float, float]  # a box: x0, y0, x1, y1 in pixels of the upright photo
 NOT_PROOF = "These are tests, not proof: a map can pass them and still mislead."

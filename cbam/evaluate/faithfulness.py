@@ -22,11 +22,11 @@ from torch import Tensor
 
 from cbam.errors import BadOption, look_up
 from cbam.evaluate.gate_values import closeness
-from cbam.evaluate.slices import Work
 from cbam.explain.explanation import Explanation, Floats
 from cbam.explain.interventions import changes
 from cbam.model import Model
 from cbam.render import enlarged, scaled
+from cbam.slices import Work
 
 BATCH = 8  # images in one slice: a fraction of a second, so that other questions wait no longer
 STEPS_MAX, ORDERS_MAX = 100, 100

@@ -12,10 +12,10 @@ from cbam.data.labelled import Unread, labelled_photos, nothing_read, opened
 from cbam.evaluate.card_metrics import COMMAND, DIFFERENCE, Measured, differences, rounded
 from cbam.evaluate.faithfulness import Trial, confidence, curves, road, score_of
 from cbam.evaluate.held_gates import evenly
-from cbam.evaluate.slices import finished
 from cbam.explain.explainer import answer
 from cbam.explain.question import Options, resolve
 from cbam.model import Model
+from cbam.slices import finished
 from cbam.undisturbed import undisturbed
 
 FAITHFULNESS = "faithfulness"

@@ -16,13 +16,13 @@ from torch import nn
 from cbam.backbones import blocks
 from cbam.cards.card import Card
 from cbam.evaluate.gate_values import closeness
-from cbam.evaluate.slices import Work
 from cbam.explain.explainer import answer
 from cbam.explain.explanation import Explanation, Floats
 from cbam.explain.interventions import changes
 from cbam.explain.question import Layers, Options, Question, chosen_layers, resolve
 from cbam.model import Model
 from cbam.render import enlarged, scaled
+from cbam.slices import Work
 from cbam.trace.cut import Cut, Place, cut_at
 from cbam.trace.intervene import Change, changeable, changed
 

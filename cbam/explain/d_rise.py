@@ -3,12 +3,12 @@
 Petsiuk et al., "Black-box Explanation of Object Detectors via Saliency Maps", CVPR 2021,
 https://arxiv.org/abs/2006.03204; its masks are RISE's, Petsiuk, Das, Saenko, BMVC 2018,
 https://arxiv.org/abs/1806.07421. It needs no gradient, sees two-stage detectors as a whole, and
-takes a pass of the network for every mask: thousands, so it is not for a service.
+takes a pass of the network for every mask: thousands, so the work comes in slices.
 """
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from PIL import Image
@@ -16,16 +16,19 @@ from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 from cbam.detectors import DetectorNetwork, Found
-from cbam.errors import BadOption, TooSlow
+from cbam.errors import BadOption, OptionClash, TooSlow
 from cbam.explain.detection import (
+    BOX_METHODS,
     Detected,
     Detecting,
     DetectOptions,
     box_map,
+    check_label,
+    check_names,
     chosen_boxes,
     in_photo,
 )
-from cbam.undisturbed import undisturbed
+from cbam.slices import Done, Work, next_slice, part
 
 NAME = "d-rise"
 SIDE = 56  # cells of a map's longer side: the masks are much coarser
@@ -95,15 +98,13 @@ def d_rise_maps(
     targets: Found,
     options: DRiseOptions,
     iou: float,
-    step: Callable[[int], None] = lambda done: None,
-) -> Tensor:
+) -> Work[Tensor]:
     """How much each place's being visible keeps each of n boxes alive: (n, h, w), in [-1, 1].
 
     `image` (1, 3, H, W) is hidden by zero, the mean colour, since it is normalised. A cell's value
     is the mean likeness over all masks, each weighed by how much of the cell it shows, less the
-    plain mean: 0 where being visible changes nothing. Masks are made, used and thrown away; memory
-    does not grow with their number. `step` hears how many are done; what it raises ends the work.
-    Raises TooSlow.
+    plain mean: 0 where being visible changes nothing. Masks are made, used and thrown away, a batch
+    a slice; memory does not grow with their number. Raises TooSlow.
     """
     height, width = image.shape[2:]
     scale = SIDE / max(width, height)
@@ -126,7 +127,7 @@ def d_rise_maps(
             alive += torch.einsum("mn,mhw->nhw", left, coarse)
             total += left.sum(dim=0)
         done += len(some)
-        step(done)
+        yield done / options.masks
         limit = options.time_limit_s
         if limit is not None and done < options.masks and time.monotonic() - started > limit:
             raise TooSlow(
@@ -136,7 +137,72 @@ def d_rise_maps(
     return alive / shown.clamp(min=1e-6) - (total / done)[:, None, None]
 
 
-@undisturbed
+def check_question(options: DetectOptions) -> None:
+    """What no detector can answer, by any method. Raises UnknownName, OptionClash."""
+    if options.method != NAME:
+        check_names(options, [*BOX_METHODS, NAME])
+        return
+    if options.of != DetectOptions.of or options.layer:
+        raise OptionClash(f"{NAME} asks whether the box is found: leave out 'of' and 'layer'.")
+    check_names(replace(options, method=DetectOptions.method))
+
+
+def d_rise_work(
+    model: Detecting, photo: Image.Image, options: DetectOptions, how: DRiseOptions
+) -> Work[Detected]:
+    """As `d_rise`, in slices. Time between two slices does not count as the model's."""
+    frame, labels = model.card.frame, model.card.labels
+    check_label(model.card, options)
+    image = frame(photo)[None].to(memory_format=torch.channels_last)
+    height, width = image.shape[2:]
+    started = time.perf_counter()
+    with torch.inference_mode():
+        output = model.network(image)[0]
+        found = model.asked.found(output, width, height, options.score, options.iou, options.limit)
+    detections = in_photo(found, frame.scales(*photo.size), labels)
+    chosen = chosen_boxes(detections, options)
+    heat = torch.zeros(0, 1, 1)
+    trunk_done, away_s = time.perf_counter(), 0.0
+    if chosen:
+        targets = found.some(chosen)
+        work = d_rise_maps(model.network, model.asked, image, targets, how, options.iou)
+        while not isinstance(state := next_slice(work), Done):
+            left = time.perf_counter()
+            yield state
+            away_s += time.perf_counter() - left
+        heat = state.result.clamp(min=0)
+    return Detected(
+        model=model.card.name,
+        photo=photo,
+        detections=detections,
+        heatmaps=tuple(
+            box_map(which, each, detections[which].box, photo.size)
+            for which, each in zip(chosen, heat.numpy(), strict=True)
+        ),
+        of=DetectOptions.of,
+        method=NAME,
+        layer="",
+        attention=(),
+        timing_ms={
+            "trunk": (trunk_done - started) * 1000,
+            "head": (time.perf_counter() - trunk_done - away_s) * 1000,
+        },
+    )
+
+
+def d_rise_all(
+    models: Sequence[Detecting], photo: Image.Image, options: DetectOptions, how: DRiseOptions
+) -> Work[list[Detected]]:
+    """`d_rise_work` for several detectors, one after the other."""
+    found: list[Detected] = []
+    for number, model in enumerate(models):
+        if number:
+            yield number / len(models)
+        start, end = number / len(models), (number + 1) / len(models)
+        found.append((yield from part(d_rise_work(model, photo, options, how), start, end)))
+    return found
+
+
 def d_rise(
     model: Detecting,
     photo: Image.Image,
@@ -147,39 +213,10 @@ def d_rise(
     """As `find`, but the heat maps are D-RISE's: what keeps each box alive, none below zero.
 
     All chosen boxes share the masks. `options.of`, `method` and `layer` mean nothing here. Raises
-    BadOption, TooSlow, and what `step` raises; it hears how many masks are done.
+    BadOption, TooSlow, UnknownName, and what `step` raises; it hears how many masks are done.
     """
     how = how or DRiseOptions()
-    frame, labels = model.card.frame, model.card.labels
-    image = frame(photo)[None].to(memory_format=torch.channels_last)
-    height, width = image.shape[2:]
-    started = time.perf_counter()
-    with torch.inference_mode():
-        output = model.network(image)[0]
-        found = model.asked.found(output, width, height, options.score, options.iou, options.limit)
-    detections = in_photo(found, frame.scales(*photo.size), labels)
-    trunk_done = time.perf_counter()
-    chosen = chosen_boxes(detections, options)
-    heat = torch.zeros(0, 1, 1)
-    if chosen:
-        targets = found.some(chosen)
-        heat = d_rise_maps(
-            model.network, model.asked, image, targets, how, options.iou, step
-        ).clamp(min=0)
-    return Detected(
-        model=model.card.name,
-        photo=photo,
-        detections=detections,
-        heatmaps=tuple(
-            box_map(which, each, detections[which].box, photo.size)
-            for which, each in zip(chosen, heat.numpy(), strict=True)
-        ),
-        of="score",
-        method=NAME,
-        layer="",
-        attention=(),
-        timing_ms={
-            "trunk": (trunk_done - started) * 1000,
-            "head": (time.perf_counter() - trunk_done) * 1000,
-        },
-    )
+    work = d_rise_work(model, photo, options, how)
+    while not isinstance(state := next_slice(work), Done):
+        step(round(state * how.masks))
+    return state.result

@@ -6,7 +6,7 @@ number that a place put out for this one box to the activation at the cut. No ho
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -166,15 +166,24 @@ class Detecting(Protocol):
     def default_layer(self) -> str: ...
 
 
-def check_names(options: DetectOptions) -> None:
-    """Raises UnknownName, OptionClash: what no detector can answer."""
+def check_names(options: DetectOptions, methods: Iterable[str] = BOX_METHODS) -> None:
+    """Raises UnknownName, OptionClash: what no detector can answer.
+
+    `methods`: all that whoever asks may name.
+    """
     if options.method not in BOX_METHODS:
-        raise UnknownName.of("method for boxes", options.method, BOX_METHODS)
+        raise UnknownName.of("method for boxes", options.method, methods)
     if options.of not in OF:
         raise UnknownName.of("number of a box", options.of, OF)
     for name, value in (("score", options.score), ("iou", options.iou)):
         if not 0 <= value <= 1:
             raise OptionClash(f"'{name}' is {value:g}; it has to lie between 0 and 1.")
+
+
+def check_label(card: DetectorCard, options: DetectOptions) -> None:
+    """Raises UnknownName: the class that is asked for is none of this detector's."""
+    if options.label is not None and options.label not in card.labels:
+        raise UnknownName.of(f"class of '{card.name}'", options.label, card.labels)
 
 
 @undisturbed
@@ -184,9 +193,8 @@ def find(model: Detecting, photo: Image.Image, options: DetectOptions) -> Detect
     Raises UnknownName, OptionClash.
     """
     check_names(options)
+    check_label(model.card, options)
     frame, labels = model.card.frame, model.card.labels
-    if options.label is not None and options.label not in labels:
-        raise UnknownName.of(f"class of '{model.card.name}'", options.label, labels)
     layers = layers_of(model, options.layer)
     *earlier, cut = (model.cut(layer) for layer in layers)
     image = frame(photo)[None].to(memory_format=torch.channels_last)

@@ -47,6 +47,8 @@ class FindView extends HTMLElement {
   /** @type {number | undefined} the thing that is explained */
   #chosen;
   #request = new AbortController();
+  /** @type {object | undefined} the run of D-RISE that is under way */
+  #hiding;
   #asked = false;
 
   connectedCallback() {
@@ -304,7 +306,10 @@ class FindView extends HTMLElement {
     const button = target instanceof Element && target.closest("button");
     if (!(button instanceof HTMLButtonElement)) return;
     const thing = thingOf(button);
-    if (button.dataset.do === "all" || (thing !== undefined && thing === this.#chosen)) this.#all();
+    const { do: does } = button.dataset;
+    if (does === "hide") this.#hide();
+    else if (does === "cancel") this.#cancel();
+    else if (does === "all" || (thing !== undefined && thing === this.#chosen)) this.#all();
     else if (thing !== undefined) this.#explain(thing);
   }
 
@@ -359,6 +364,7 @@ class FindView extends HTMLElement {
       button?.setAttribute("aria-pressed", String(is));
     }
     for (const each of all(this, "[data-show=chosen]", HTMLElement)) each.hidden = number === undefined;
+    this.#busy(false);
     this.toggleAttribute("data-explains", number !== undefined);
     if (number !== undefined) return;
     for (const heat of this.querySelectorAll(".find-photo heat-map")) heat.remove();
@@ -385,12 +391,55 @@ class FindView extends HTMLElement {
   }
 
   /**
+   * Ask for the chosen thing by D-RISE, a network at a time: each takes hundreds of passes. What has
+   * come stays when it is cancelled, and the note below a map says how it was made.
+   */
+  async #hide() {
+    const number = this.#chosen;
+    if (number === undefined) return;
+    const thing = this.#things[number];
+    const { x0, y0, x1, y1 } = this.#rectangle(thing);
+    const progress = one(this, ".find-hiding progress", HTMLProgressElement);
+    const run = (this.#hiding = {});
+    this.#busy(true);
+    try {
+      for (const [at, { name, network }] of this.#detectors.entries()) {
+        progress.value = at;
+        this.#say(`Hiding parts of the photo, hundreds of times: ${network}, ${at + 1} of ${this.#detectors.length}…`);
+        const answers = await this.#ask({ models: [name], box: [x0, y0, x1, y1].join(","), label: thing.label, method: "d-rise", attention: false });
+        if (!answers || this.#hiding !== run) return;
+        this.#heat(answers[0], thing, number, "D-RISE. ");
+      }
+      this.#say(`Heat maps of ${number + 1} ${thing.label} by D-RISE: bright is what has to be seen for the box to be found.`);
+    } finally {
+      if (this.#hiding === run) this.#busy(false);
+    }
+  }
+
+  /** Give up what D-RISE still does. */
+  #cancel() {
+    this.#request.abort();
+    this.removeAttribute("aria-busy");
+    this.#busy(false);
+    this.#say("Cancelled.");
+    one(this, "[data-do=hide]", HTMLElement).focus();
+  }
+
+  /** @param {boolean} now whether D-RISE is under way */
+  #busy(now) {
+    if (!now) this.#hiding = undefined;
+    one(this, ".find-hiding", HTMLElement).hidden = !now;
+    one(this, "[data-do=hide]", HTMLElement).hidden = now || this.#chosen === undefined;
+  }
+
+  /**
    * A box's heat map in its column, and what it is worth.
    * @param {Answer} answer
    * @param {Thing} thing
    * @param {number} number
+   * @param {string} [made] how the map was made, if otherwise than the others
    */
-  #heat({ model, detections, heatmaps: [found] }, thing, number) {
+  #heat({ model, detections, heatmaps: [found] }, thing, number, made = "") {
     const frame = this.#frame(model);
     const note = one(/** @type {HTMLElement} */ (frame.parentElement), ".find-note", HTMLElement);
     frame.querySelector("heat-map")?.remove();
@@ -412,8 +461,8 @@ class FindView extends HTMLElement {
     const nearly = thing.boxes.has(model) ? "" : `${says || "Here "}${thing.label} has ${says ? "" : "only "}${percent(score)}. `;
     note.textContent =
       found.energy_in_box === null
-        ? `${nearly}Nothing in the photo speaks for it.`
-        : `${nearly}${percent(found.energy_in_box)} of the heat lies in its box. An even map would have ${percent(found.energy_uniform)} there, ` +
+        ? `${made}${nearly}Nothing in the photo speaks for it.`
+        : `${made}${nearly}${percent(found.energy_in_box)} of the heat lies in its box. An even map would have ${percent(found.energy_uniform)} there, ` +
           `one that fills the box's cells ${percent(found.energy_of_box)}.`;
   }
 
