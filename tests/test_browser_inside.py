@@ -155,5 +155,6 @@ def test_the_papers_tables_stand_beside_the_count(visit: Visit) -> None:
     expect(view.locator("section").first).to_contain_text("CBAM-ResNet-18")
     row = view.locator("details").nth(6).locator("tr", has_text="VGG16, StairNet + CBAM")
     assert row.locator("td").all_text_contents() == ["32.1", "32.057 ✓", "79.3"]
+    assert row.locator("xpath=following-sibling::tr[4]/td").first.text_content() == "6.00"
     row = view.locator("details").nth(5).locator("tr", has_text="ResNet101 + CBAM")
     assert row.locator("td").all_text_contents() == ["65.530 ", "50.5", "32.6", "30.8"]
