@@ -5,6 +5,7 @@ from typing import Any
 
 import httpx2 as httpx
 import numpy as np
+import pytest
 from app_fixtures import FAMILY, values
 from app_server import Running, models_at_work
 from browsing import Visit
