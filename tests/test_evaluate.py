@@ -19,7 +19,7 @@ from cbam.cards.card import Card, read_card
 from cbam.data.labelled import labelled_photos
 from cbam.errors import BadCard, BadData, BadOption, MissingFile, OptionClash, UnknownName
 from cbam.evaluate.accuracy import accuracy
-from cbam.evaluate.card_metrics import against, measure_model
+from cbam.evaluate.card_metrics import against, beside, measure_model
 from cbam.evaluate.localisation import GRID, hot_box, in_box, localise, measure, on_grid
 from cbam.evaluate.pairs import paired_difference
 from cbam.images.preprocess import Box
@@ -253,6 +253,16 @@ def test_boxes_of_everyday_words_measure_a_classifier_too(
     (tmp_path / "boxes.csv").write_text("\n".join(boxes[:1] + boxes[-1:]), encoding="utf-8")
     with pytest.raises(MissingFile, match="everyday words"):
         measure_model(model, None, tmp_path / "test.parquet", None, None)
+
+
+def test_differences_that_were_not_measured_again_stay_on_the_card() -> None:
+    known = {"val": {"top1": 0.4, "top5": 0.8}, "against_se": {"top1": 0.1, "box_iou": 0.2}}
+    found = {"val": {"top1": 0.5}, "against_se": {"top1": 0.3}, "against_none": {"top1": 0.0}}
+    assert beside(known, found) == {
+        "val": {"top1": 0.5},
+        "against_se": {"top1": 0.3, "box_iou": 0.2},
+        "against_none": {"top1": 0.0},
+    }
 
 
 def test_a_parquet_file_of_another_shape_is_refused(tmp_path: Path, tiny_model: Model) -> None:

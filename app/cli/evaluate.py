@@ -18,6 +18,7 @@ from cbam.evaluate.card_metrics import (
     GATES,
     Measured,
     against,
+    beside,
     measure_gates,
     measure_held_gates,
     measure_model,
@@ -189,7 +190,7 @@ def evaluate(
                 if measure not in ("command", "what"):
                     rows.setdefault((data_set, measure), {})[model.name] = str(value)
         if write:
-            metrics = {**model.card.metrics, **metrics}
+            metrics = beside(model.card.metrics, metrics)
             card = replace(model.card, metrics=metrics, **measured.fitted)
             write_card(card, gate_means=means or None)
     show_table(

@@ -38,6 +38,7 @@ COMMAND = "cbam-lens evaluate"
 DIFFERENCE = "mean difference, and its 95 % paired bootstrap interval"
 # What is measured of gates: their values, accuracy with all of a kind held, with each alone held.
 GATES = GATE_VALUES, HELD, ONE_BY_ONE = "gate_values", "gates", "gates_one_by_one"
+AGAINST = "against_"  # before the attention of the other model
 USEFUL = 2  # a card gets a threshold that flags other things so many times as often as its own
 
 
@@ -214,7 +215,7 @@ def against(mine: Measured, others: Mapping[str, Measured]) -> Metrics:
     By measure: the mean difference and its 95 % interval, [difference, low, high].
     """
     return {
-        f"against_{name}": {
+        f"{AGAINST}{name}": {
             **differences(mine.per_photo, other.per_photo),
             "what": DIFFERENCE,
             "command": COMMAND + " --val --boxed",
@@ -222,6 +223,19 @@ def against(mine: Measured, others: Mapping[str, Measured]) -> Metrics:
         for name, other in others.items()
         if mine.per_photo.keys() & other.per_photo.keys()
     }
+
+
+def beside(known: Mapping[str, Any], found: Metrics) -> Metrics:
+    """A card's numbers with new ones in their place.
+
+    Differences to another model come from --val and from --boxed: those that were not measured
+    again stay.
+    """
+    merged: Metrics = {**known, **found}
+    for data_set in found.keys() & known.keys():
+        if data_set.startswith(AGAINST):
+            merged[data_set] = {**known[data_set], **found[data_set]}
+    return merged
 
 
 def differences(
