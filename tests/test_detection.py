@@ -29,7 +29,7 @@ from cbam.explain.detection import (
     box_map,
     box_maps,
     counterparts,
-    fused,
+    of_layers,
     overlap,
 )
 from cbam.explain.formulas import gradcam
@@ -136,7 +136,7 @@ def hooked_map(ours: FCOS, image: Tensor, place: int, column: int, layers: list[
     for activation in kept:
         assert activation.grad is not None
         maps.append((activation * activation.grad).sum(dim=1).relu().detach())
-    return fused(maps)
+    return of_layers(maps)
 
 
 @pytest.mark.parametrize("layers", [["layer2.0"], ["layer3.1"], ["layer2.1", "layer3.0"]])
@@ -150,7 +150,7 @@ def test_the_maps_of_several_boxes_equal_hooks_for_each(model: Detector, layers:
     # More numbers than share one pass.
     numbers = [(place, label) for place in range(9) for label in (0, 1)]
     for of in ("score", "left", "bottom"):
-        mine = fused(
+        mine = of_layers(
             [
                 box_maps(each, level, ours, asked(numbers), of)
                 for each, level in zip(cut.cuts, levels, strict=True)
@@ -168,9 +168,9 @@ def test_maps_of_several_layers_become_one_by_hand():
     fine = torch.tensor([[[2.0, 0, 0, 0]]])
     coarse = torch.tensor([[[0.0, 4.0]]])
     # Each by its maximum, the coarse one enlarged: 0, 0.25, 0.75, 1.
-    assert fused([fine, coarse]).tolist() == [[[1, 0.25, 0.75, 1]]]
-    assert fused([coarse]) is coarse
-    assert fused([coarse * 0, coarse * 0]).tolist() == [[[0, 0]]]
+    assert of_layers([fine, coarse]).tolist() == [[[1, 0.25, 0.75, 1]]]
+    assert of_layers([coarse]) is coarse
+    assert of_layers([coarse * 0, coarse * 0]).tolist() == [[[0, 0]]]
 
 
 def test_each_formula_gives_what_its_paper_says_by_hand():
@@ -224,7 +224,7 @@ def test_several_layers_give_one_map_as_fine_as_the_finest(model: Detector):
         for name in ("layer2.0", "layer3.1")
     ]
     parts = [torch.from_numpy(each.heatmaps[1].map)[None] for each in alone]
-    torch.testing.assert_close(torch.from_numpy(found.heatmaps[1].map), fused(parts)[0])
+    torch.testing.assert_close(torch.from_numpy(found.heatmaps[1].map), of_layers(parts)[0])
 
 
 @pytest.mark.parametrize("of", OF)

@@ -623,54 +623,52 @@ def found_boxes(mine: Detected, every: Sequence[Detected]) -> list[FoundBox]:
     ]
 
 
+def _on_card(card: Card | DetectorCard) -> dict[str, Any]:
+    """What /models shows of any card."""
+    attention = ATTENTION[card.attention]
+    return {
+        "name": card.name,
+        "family": card.family,
+        "title": card.title,
+        "attention": card.attention,
+        "phrase": attention.phrase,
+        "gates": [GateInfo(**asdict(kind)) for kind in attention.gates],
+        "classes": list(card.labels),
+        "metrics": card.metrics,
+        "licence": card.licence,
+        "data": card.data,
+    }
+
+
 def model_info(model: Model) -> ModelInfo:
     """A card as /models shows it."""
     card = model.card
-    attention = ATTENTION[card.attention]
     return ModelInfo(
-        name=card.name,
-        family=card.family,
-        title=card.title,
-        attention=card.attention,
-        phrase=attention.phrase,
-        gates=[GateInfo(**asdict(kind)) for kind in attention.gates],
+        **_on_card(card),
         backbone=card.backbone,
         params=model.parameters,
-        classes=list(card.labels),
         temperature=card.temperature,
         known_from=card.known_from,
         input_size=card.preprocess.size_px,
         backend=model.backend,
         precision=BACKENDS[model.backend].title,
         layers=model.layers,
-        blocks=model.layers if attention.gates else [],
-        metrics=card.metrics,
+        blocks=model.layers if ATTENTION[card.attention].gates else [],
         reliance=reliance(card),
-        licence=card.licence,
-        data=card.data,
     )
 
 
 def detector_info(card: DetectorCard) -> DetectorInfo:
     """A detector's card as /models shows it."""
-    attention, kind = ATTENTION[card.attention], DETECTORS[card.kind]
+    kind = DETECTORS[card.kind]
     return DetectorInfo(
-        name=card.name,
-        family=card.family,
+        **_on_card(card),
         family_title=card.family_title,
-        title=card.title,
         network=card.body_title,
-        attention=card.attention,
-        phrase=attention.phrase,
-        gates=[GateInfo(**asdict(each)) for each in attention.gates],
         kind=kind.title,
         paper=kind.paper,
         classifier=card.classifier,
-        classes=list(card.labels),
         input_size=card.frame.size_px,
-        metrics=card.metrics,
-        licence=card.licence,
-        data=card.data,
     )
 
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+STORAGE = "int8 per output channel, float32 scales"  # as cards say it
 QUANTISE_FROM = 16_384  # elements; smaller tensors stay float32: they weigh next to nothing
 SCALE = ".int8_scale"
 

@@ -21,7 +21,7 @@ from cbam.detectors import OF, DetectorNetwork, Found, block_name
 from cbam.errors import OptionClash, UnknownName
 from cbam.explain.explainer import gate_maps
 from cbam.explain.explanation import BlockAttention, Floats
-from cbam.explain.formulas import gradcam
+from cbam.explain.formulas import FUSIONS, from_zero, fused, gradcam
 from cbam.images.preprocess import Box
 from cbam.trace.cut import Cut
 from cbam.undisturbed import undisturbed
@@ -212,7 +212,7 @@ def find(model: Detecting, photo: Image.Image, options: DetectOptions) -> Detect
     # A pass of the trunk for each further layer: kept cuts stay as many as there are blocks.
     levels = [(each, each.run_trunk(image)[0]) for each in earlier] + [(cut, activation)]
     formula = BOX_METHODS[options.method].run
-    heat = fused(
+    heat = of_layers(
         [
             box_maps(each, level, model.asked, found.some(chosen), options.of, formula)
             for each, level in levels
@@ -293,24 +293,16 @@ def box_maps(
     return torch.cat(maps)
 
 
-def fused(maps: Sequence[Tensor]) -> Tensor:
+def of_layers(maps: Sequence[Tensor]) -> Tensor:
     """Maps of the same n boxes at several layers (n, h, w) -> one map each, as fine as the finest.
 
-    One layer's maps stay as they are. Of several, each map is divided by its maximum and enlarged,
-    and the highest value of a cell counts, as the authors of Layer-CAM advise.
+    One layer's maps stay as they are. Of several, the highest value of a cell counts, as the
+    authors of Layer-CAM advise; zero, where nothing speaks for a box, stays zero.
     """
     if len(maps) == 1:
         return maps[0]
     size = max((each.shape[1:] for each in maps), key=lambda shape: shape[0] * shape[1])
-    large = [
-        nn.functional.interpolate(
-            (each / each.flatten(1).amax(dim=1).clamp(min=1e-12)[:, None, None])[None],
-            size=size,
-            mode="bilinear",
-        )[0]
-        for each in maps
-    ]
-    return torch.stack(large).amax(dim=0)
+    return fused(maps, size, FUSIONS["max"], from_zero)
 
 
 def box_map(

@@ -202,15 +202,30 @@ FUSIONS: Mapping[str, Fusion] = {
 }
 
 
-def fused(maps: Sequence[Tensor], size: Sequence[int], fusion: Fusion = FUSIONS[MEAN]) -> Tensor:
+def from_least(maps: Tensor) -> Tensor:
+    """Maps (K, h, w) from the least value, 0, to the greatest, 1: as the grad-cam package does."""
+    low, high = maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True)
+    return (maps - low) / (high - low + 1e-7)
+
+
+def from_zero(maps: Tensor) -> Tensor:
+    """Maps (K, h, w), none negative, by their greatest value: what is 0 stays 0."""
+    return maps / maps.amax(dim=(1, 2), keepdim=True).clamp(min=1e-12)
+
+
+def fused(
+    maps: Sequence[Tensor],
+    size: Sequence[int],
+    fusion: Fusion = FUSIONS[MEAN],
+    scale: Callable[[Tensor], Tensor] = from_least,
+) -> Tensor:
     """Several layers' maps (K, h, w) as one (K, H, W) in [0, 1], for `size` (H, W).
 
-    Each is scaled to [0, 1] and enlarged first, as in the grad-cam package.
+    Each is scaled to [0, 1] by `scale` and enlarged first.
     """
     with torch.inference_mode():
-        enlarged: list[Tensor] = []
-        for each in maps:
-            low, high = each.amin(dim=(1, 2), keepdim=True), each.amax(dim=(1, 2), keepdim=True)
-            scaled = ((each - low) / (high - low + 1e-7)).unsqueeze(1)
-            enlarged.append(F.interpolate(scaled, list(size), mode="bilinear")[:, 0])
+        enlarged = [
+            F.interpolate(scale(each).unsqueeze(1), list(size), mode="bilinear")[:, 0]
+            for each in maps
+        ]
         return fusion.run(torch.stack(enlarged))

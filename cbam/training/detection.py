@@ -21,16 +21,18 @@ from cbam.backends.choose import EAGER, accelerate
 from cbam.cards.card import Card, read_card
 from cbam.cards.detector import (
     DetectorCard,
+    Whole,
     frozen_network,
     head_weights,
     write_detector_card,
 )
+from cbam.cards.int8 import STORAGE
 from cbam.data.boxed import Boxed
 from cbam.detectors import DETECTORS, FCOS
 from cbam.errors import BadData, BadRecipe
 from cbam.images.frame import Frame
 from cbam.trace.cut import cut_at
-from cbam.training.detector_recipe import DetectorRecipe
+from cbam.training.detector_recipe import DetectorRecipe, WholeRecipe
 from cbam.training.features import Features, Stages, keep_features
 
 Say = Callable[[str], None]
@@ -188,23 +190,48 @@ def write_detector(
 ) -> DetectorCard:
     """A trained member as a model under `models`: its head's `weights` as int8, and its card."""
     classifier = classifier_of(recipe, attention, models)
-    name = recipe.model_name(classifier.backbone, attention)
+    return write_member(
+        recipe,
+        recipe.model_name(classifier.backbone, attention),
+        Frame(recipe.size_px, classifier.preprocess.mean, classifier.preprocess.std),
+        weights,
+        models,
+        recipe_name,
+        classifier,
+    )
+
+
+def write_member(
+    recipe: DetectorRecipe | WholeRecipe,
+    name: str,
+    frame: Frame,
+    weights: Path,
+    models: Path,
+    recipe_name: str,
+    made_of: Card | Whole,
+) -> DetectorCard:
+    """A trained detector as a model under `models`: its `weights` as int8, and its card.
+
+    `made_of`: the classifier that the head stands on, or what the whole network is built of.
+    """
+    classifier = made_of if isinstance(made_of, Card) else None
     card = DetectorCard(
         name=name,
         family=recipe.family,
         family_title=recipe.title,
         kind=recipe.detector,
-        classifier=classifier.name,
-        classifier_sha256=classifier.weights_sha256,
+        classifier=classifier.name if classifier else "",
+        classifier_sha256=classifier.weights_sha256 if classifier else "",
         labels=tuple(recipe.labels),
-        frame=Frame(recipe.size_px, classifier.preprocess.mean, classifier.preprocess.std),
+        frame=frame,
         licence=recipe.licence,
         data=recipe.data,
         recipe=recipe_name,
         weights_sha256="",
-        storage="int8 per output channel, float32 scales; without the classifier's network",
+        storage=STORAGE + ("; without the classifier's network" if classifier else ""),
         options=recipe.detector_options,
         backbone_options=recipe.backbone_options,
+        whole=made_of if isinstance(made_of, Whole) else None,
         folder=models / name,
     )
     return write_detector_card(card, load_file(weights))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from cbam.attention import PLAIN
 from cbam.backbones import BACKBONES, build
 from cbam.cards.card import Card, load_network, write_card
+from cbam.cards.int8 import STORAGE
 from cbam.errors import BadRecipe, CannotInsert, NotAvailable, UnknownName
 from cbam.images.preprocess import Preprocess
 from cbam.model import find_card
@@ -121,7 +122,7 @@ def write_attended(
         data=recipe.data,
         recipe=recipe_name,
         weights_sha256="",
-        storage="int8 per output channel, float32 scales",
+        storage=STORAGE,
         backbone_options=found.backbone_options,
         attention_options=recipe.attention_options.get(attention, {}),
         folder=models / name,

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from cbam.attention import ATTENTION, PLAIN
 from cbam.backbones import BACKBONES
 from cbam.cards.card import Card, read_card, write_card
+from cbam.cards.int8 import STORAGE
 from cbam.data.text import read_text, sentence
 from cbam.errors import BadCard, BadRecipe
 from cbam.images.preprocess import Preprocess
@@ -252,7 +253,7 @@ def write_model(
         data=recipe.data,
         recipe=recipe_name,
         weights_sha256="",
-        storage="int8 per output channel, float32 scales",
+        storage=STORAGE,
         backbone_options=recipe.backbone_options,
         attention_options=recipe.attention_options.get(attention, {}),
         folder=models / name,

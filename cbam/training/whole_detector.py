@@ -11,20 +11,20 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from cbam.cards.card import load_network
-from cbam.cards.detector import DetectorCard, build_detector, write_detector_card
+from cbam.cards.detector import DetectorCard, build_detector
 from cbam.data.boxed import Boxed
 from cbam.detectors import DETECTORS, DetectorNetwork
 from cbam.errors import BadData, BadImage, BadRecipe
 from cbam.images.frame import Frame
 from cbam.model import find_card
-from cbam.training.detection import Say, TrainedDetector
+from cbam.training.detection import Say, TrainedDetector, write_member
 from cbam.training.detector_recipe import WholeRecipe
 from cbam.training.features import changed, opened
 from cbam.training.origin import TORCHVISION, origin
@@ -112,7 +112,7 @@ def train_whole(
             average.load_state_dict(state["average"])
         first, loss, unread = state["epoch"], state["loss"], set(state["unread"])
         precision = state["precision"]
-    frame = Frame(recipe.size_px, square=DETECTORS[recipe.detector].square)
+    frame = _frame(recipe)
     steps = math.ceil(len(photos) / recipe.batch_size)
     for epoch in range(first, recipe.epochs):
         started, total, seen = time.monotonic(), torch.zeros((), device=device), 0
@@ -202,27 +202,13 @@ def write_whole(
     recipe: WholeRecipe, attention: str, weights: Path, models: Path, recipe_name: str
 ) -> DetectorCard:
     """A trained member as a model under `models`: its `weights` as int8, and its card."""
-    name = recipe.model_name(attention)
-    card = DetectorCard(
-        name=name,
-        family=recipe.family,
-        family_title=recipe.title,
-        kind=recipe.detector,
-        classifier="",
-        classifier_sha256="",
-        labels=tuple(recipe.labels),
-        frame=Frame(recipe.size_px, square=DETECTORS[recipe.detector].square),
-        licence=recipe.licence,
-        data=recipe.data,
-        recipe=recipe_name,
-        weights_sha256="",
-        storage="int8 per output channel, float32 scales",
-        options=recipe.detector_options,
-        backbone_options=recipe.backbone_options,
-        whole=recipe.whole(attention),
-        folder=models / name,
-    )
-    return write_detector_card(card, load_file(weights))
+    name, frame = recipe.model_name(attention), _frame(recipe)
+    return write_member(recipe, name, frame, weights, models, recipe_name, recipe.whole(attention))
+
+
+def _frame(recipe: WholeRecipe) -> Frame:
+    """What the network sees of a photo."""
+    return Frame(recipe.size_px, square=DETECTORS[recipe.detector].square)
 
 
 def _loader(
