@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detecting import tiny_detector
+from PIL import Image
 from typer.testing import CliRunner
 
-from benchmarks import maps, memory, methods, service
+from benchmarks import detection, maps, memory, methods, service
 from benchmarks.__main__ import app as bench
 from benchmarks.__main__ import chosen
 from benchmarks.peers import GRAD_CAM, PEERS, Peer
@@ -21,7 +23,9 @@ from benchmarks.table import Report, Row, Side, at_least, at_most
 from benchmarks.timing import MIN_ROUNDS, race
 from cbam.backends.choose import BACKENDS
 from cbam.cards.card import Card
+from cbam.detector import open_detector
 from cbam.errors import UnknownName
+from cbam.explain.detection import DetectOptions
 from cbam.explain.methods import METHODS
 
 TINY = Plan.quick()
@@ -41,6 +45,26 @@ def assert_measured(found: Row) -> None:
     assert found.ratio > 0
     assert len(found.upper.values) == len(found.lower.values) >= 1
     assert all(value > 0 for value in (*found.upper.values, *found.lower.values))
+
+
+def test_a_detectors_answer_is_measured_in_its_backbones_forward_passes(tmp_path: Path):
+    detector = open_detector(tiny_detector(tmp_path))
+    photo = Image.effect_noise((96, 64), 80).convert("RGB")
+    score = 0.1
+    boxes = len(detector.find(photo, DetectOptions(score=score)).detections)
+    for engine in ("plain", "eager"):
+        found = [*detection.costs(detector, photo, engine, 3, score)]
+        assert [each.what for each in found] == [
+            "forward", "boxes alone", "map of one box", "maps of all boxes",
+        ]  # fmt: skip
+        assert {(each.engine, each.boxes) for each in found} == {(engine, boxes)}
+        assert found[0].ratio == 1
+        assert all(each.fastest_ms > 0 and each.ratio > 0 for each in found)
+        told = [*detection.lines(detector, photo, found)]
+        assert told[0] == f"tiny-cbam-things, 64 x 32 px, {boxes} boxes"
+        assert len(told) == 6
+        goal = "met" if found[-1].ratio <= detection.TARGET else "missed"
+        assert told[-1].endswith(f"target 3.0 {goal}")
 
 
 # The table.
