@@ -1,7 +1,5 @@
 """One answer to take away: as JSON, as one HTML file, as lines that ask the same again."""
 
-import base64
-import io
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +9,7 @@ from PIL import Image
 
 from app.inference.engine import Answer
 from app.routes.answers import Explained, Intervened, explained, intervened
-from app.templating import bundled, templates
+from app.templating import bundled, templates, uri
 from cbam import render
 from cbam.bundle.records import Asked, Bundle, ModelRecord
 from cbam.bundle.write import gate_picture, shrunk, write
@@ -67,7 +65,7 @@ def html_file(bundle: Bundle) -> str:
         "warning": found.warning(shown[0].classes),
         "target": shown[0].target,
         "method": METHODS[shown[0].method].title if shown[0].method in METHODS else shown[0].method,
-        "photo": _uri(small),
+        "photo": uri(small),
         "width": small.width,
         "height": small.height,
         "columns": [
@@ -76,7 +74,7 @@ def html_file(bundle: Bundle) -> str:
                 "answer": each,
                 "before": before if each.changed else None,
                 "peak": float(each.heatmap.max()),
-                "picture": _uri(_overlay(each, small, scale)),
+                "picture": uri(_overlay(each, small, scale)),
                 "predictions": each.predictions[:CLASSES],
                 "blocks": _blocks(each),
             }
@@ -145,17 +143,10 @@ def _blocks(explanation: Explanation) -> list[dict[str, Any]]:
                     "kind": gate.kind,
                     "low": float(gate.values.min()),
                     "high": float(gate.values.max()),
-                    "picture": _uri(gate_picture(gate, tile), "PNG"),
+                    "picture": uri(gate_picture(gate, tile), "PNG"),
                 }
                 for gate in block.gates.values()
             ],
         }
         for block in explanation.attention
     ]
-
-
-def _uri(image: Image.Image, kind: str = "JPEG") -> str:
-    """A picture as a data: URI."""
-    buffer = io.BytesIO()
-    image.save(buffer, kind, quality=90)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,10 +1,13 @@
 """Where templates and static files lie, and what fills the templates."""
 
+import base64
+import io
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from PIL import Image
 
 from cbam.explain.verdict import counted, either
 
@@ -25,3 +28,10 @@ def templates() -> Environment:
     )
     environment.filters |= {"counted": counted, "either": either}
     return environment
+
+
+def uri(image: Image.Image, kind: str = "JPEG") -> str:
+    """A picture as a data: URI."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, quality=90)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

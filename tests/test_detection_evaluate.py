@@ -137,7 +137,7 @@ def test_a_curve_is_the_precision_at_each_recall_and_its_mean_the_average_precis
 
 def test_the_picture_has_a_line_for_each_detector_and_class():
     one, other = average_precision(crowd(0), LABELS), average_precision(crowd(1), LABELS)
-    picture = ElementTree.fromstring(curve_picture({"a<b": one, "other": other}))
+    picture = ElementTree.fromstring(curve_picture(curve_data({"a<b": one, "other": other})))
     lines = [each for each in picture.iter() if each.tag.endswith("polyline")]
     assert len(lines) == 2 * 2  # no cow was there
     texts = [each.text or "" for each in picture.iter() if each.tag.endswith("text")]

@@ -10,10 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli.main import app
-from app.cli.models import DETECTOR_TABLES
 from app.main import create_app
 from app.routes.answers import Map
 from app.settings import Settings
+from app.tables import DETECTOR_TABLES
 from cbam.backends.choose import BACKENDS
 
 ROOT = Path(__file__).parent.parent

@@ -10,6 +10,7 @@ import typer
 
 from app.cli.explain import read_photo
 from app.cli.shared import check_picture, note, show_json, show_table, write_picture
+from app.tables import found_in
 from cbam.cards.detector import DetectorCard
 from cbam.cards.families import detectors
 from cbam.detector import Detector, find_detector, open_detector
@@ -17,7 +18,7 @@ from cbam.detectors import OF
 from cbam.errors import MissingFile, UnknownName
 from cbam.explain.d_rise import NAME as D_RISE
 from cbam.explain.d_rise import DRiseOptions, check_question, d_rise
-from cbam.explain.detection import BOX_METHODS, DetectOptions, counterparts, read_box
+from cbam.explain.detection import BOX_METHODS, DetectOptions, read_box
 from cbam.images.decode import decode
 from cbam.images.formats import EITHER
 from cbam.sheets import detect_sheet
@@ -91,17 +92,7 @@ def detect_command(
         findings = Findings(found, waits, hashlib.sha256(data).hexdigest(), options, hidden)
         show_json(detected(findings).model_dump_json(indent=1))
     else:
-        rows: list[tuple[str, ...]] = []
-        for each in found:
-            others = [counterparts(each, other) for other in found if other is not each]
-            for number, item in enumerate(each.detections):
-                place = " ".join(f"{side:.0f}" for side in item.box)
-                missing = sum(link[number] is None for link in others)
-                alone = f"not found by {missing} of {len(others)} others" if missing else ""
-                rows.append((each.model, item.label, f"{item.score:.2f}", place, alone))
-            if not each.detections:
-                rows.append((each.model, "nothing found", "", "", ""))
-        show_table(("detector", "found", "score", "x0 y0 x1 y1", ""), rows)
+        show_table(*found_in(found))
     if output is not None:
         write_picture(detect_sheet(found), output)
 

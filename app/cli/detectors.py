@@ -135,8 +135,8 @@ def evaluate_detectors(
 
 def _write_curves(curves: dict[str, Precision], path: Path) -> None:
     """Write curves as data or as a picture. Raises CannotWrite."""
-    is_data = path.suffix == ".json"
-    text = json.dumps(curve_data(curves)) + "\n" if is_data else curve_picture(curves)
+    data = curve_data(curves)
+    text = json.dumps(data) + "\n" if path.suffix == ".json" else curve_picture(data)
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:

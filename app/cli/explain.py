@@ -19,6 +19,7 @@ from app.cli.shared import (
     write_file,
     write_picture,
 )
+from app.tables import said
 from cbam.backends.choose import EAGER, check_backend
 from cbam.bundle.records import Bundle, bundle_of
 from cbam.cards.card import Card
@@ -149,17 +150,7 @@ def show_answer(
     say(found.headline)
     if warning := found.warning(explanations[0].classes):
         say(warning)
-    label, method = explanations[0].target.label, explanations[0].method
-    titled = METHODS[method].title if method in METHODS else method
-    rows: list[tuple[str, ...]] = []
-    for each in explanations:
-        says = ", ".join(f"{p.label} {p.probability:.1%}" for p in each.words[:1])
-        classes = ", ".join(f"{p.label} {p.probability:.1%}" for p in each.predictions[:3])
-        says = classes if len(each.words[0].indices) == 1 else f"{says} ({classes})"
-        peak = float(each.heatmap.max())
-        shown = f"{peak:.3g}" if peak > 0 else "no positive evidence"
-        rows.append((each.model, says, f"{each.target.probability:.1%}", shown))
-    show_table(("model", "says", f"P({label})", f"{titled} peak"), rows)
+    show_table(*said(explanations))
 
 
 def _show_changes(before: Sequence[Explanation], after: Sequence[Explanation]) -> None:

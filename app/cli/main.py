@@ -14,6 +14,7 @@ from app.cli.figure import figure
 from app.cli.models import models_app
 from app.cli.open import open_command
 from app.cli.paper import paper
+from app.cli.report import report
 from app.cli.serve import serve
 from app.cli.shared import FAILED, INTERRUPTED, complain, say
 from app.cli.train import train
@@ -34,6 +35,7 @@ app.command("detect")(detect_command)
 app.add_typer(models_app, name="models")
 app.command()(train)
 app.command()(evaluate)
+app.command()(report)
 app.command()(ablate)
 app.command()(paper)
 

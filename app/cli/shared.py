@@ -153,14 +153,22 @@ def check_picture(path: Path, others: Sequence[str] = ()) -> None:
 
     `others`: endings of what else it may be.
     """
-    if path.suffix.lower() not in (*PICTURES, *others):
+    what = "file" if others else "picture"
+    check_file(path, (*PICTURES, *others), what, "sheet.png")
+
+
+def check_file(path: Path, endings: Sequence[str], what: str, example: str) -> None:
+    """Check that a file with one of these endings can be written, before the work.
+
+    `what` it is and an `example` of a name, for the message. Raises CannotWrite.
+    """
+    if path.suffix.lower() not in endings:
         came = f"the ending '{path.suffix}'" if path.suffix else "no ending"
         raise CannotWrite(
-            f"The {'file' if others else 'picture'} '{path}' has {came}; it decides the format. "
-            f"Known: {', '.join((*PICTURES, *others))}."
+            f"The {what} '{path}' has {came}; it decides the format. Known: {', '.join(endings)}."
         )
     if path.is_dir():
-        raise CannotWrite(f"'{path}' is a folder. Name a file, such as '{path / 'sheet.png'}'.")
+        raise CannotWrite(f"'{path}' is a folder. Name a file, such as '{path / example}'.")
     check_folder(path.parent)
     if path.exists() and not os.access(path, os.W_OK):
         raise CannotWrite(f"The file '{path}' cannot be overwritten: permission denied.")
