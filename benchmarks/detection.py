@@ -64,7 +64,9 @@ def costs(
     if times.missing:
         raise RuntimeError(f"{engine}: {dict(times.missing)}")
     for what, ms in times.ms.items():
-        yield Cost(engine, what, min(ms), times.row(what, what, FORWARD).ratio, found)
+        ratio = times.row(what, what, FORWARD).ratio
+        assert ratio is not None  # nobody is missing
+        yield Cost(engine, what, min(ms), ratio, found)
 
 
 def _forward(call: Call, image: Tensor) -> object:
