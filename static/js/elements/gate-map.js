@@ -49,10 +49,8 @@ export class GateMap extends HTMLElement {
     const map = this.map;
     const values = enlarged(map, width, height);
     const table = colours("viridis");
-    return painted(width, height, (i) => [
-      ...table[Math.round(((values[i] - map.min) / (map.max - map.min)) * 255)],
-      255,
-    ]);
+    const spread = map.max - map.min || 1; // a flat gate has the lowest colour everywhere
+    return painted(width, height, (i) => [...table[Math.round(((values[i] - map.min) / spread) * 255)], 255]);
   }
 }
 

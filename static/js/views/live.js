@@ -1,6 +1,6 @@
 // @ts-check
 // <live-view data-url="…/api/v1/live"> <input type="radio" name="task" value="classify | find"> …
-//   <button data-do="start"> … <video> … <div data-task="classify" data-models='["…"]'> <article data-model="…"> …
+//   <button data-do="start"> … <div data-task="classify" data-models='["…"]'> <article data-model="…"> …
 // </live-view>
 //
 // Sends the camera's pictures to the server while this view is in sight, and paints each answer on the
@@ -42,6 +42,8 @@ class LiveView extends HTMLElement {
   #times = []; // of the latest answers
   #pausedUntil = 0;
   #sending = false;
+  // Made here: in Chromium a <video> of the answer as parsed would keep all of that answer for ever.
+  #video = Object.assign(document.createElement("video"), { muted: true, playsInline: true, hidden: true });
   #hidden = () => document.hidden && this.#stop("Stopped while the page was out of sight.");
 
   connectedCallback() {
@@ -55,6 +57,7 @@ class LiveView extends HTMLElement {
     }
     for (const radio of all(this, "[name=task]", HTMLInputElement)) radio.addEventListener("change", () => this.#choose());
     this.#choose();
+    this.append(this.#video);
     document.addEventListener("visibilitychange", this.#hidden);
     const view = this.closest(".view");
     if (view) {
@@ -76,10 +79,6 @@ class LiveView extends HTMLElement {
 
   get #columns() {
     return one(this, `.live-columns[data-task=${this.#task}]`, HTMLElement);
-  }
-
-  get #video() {
-    return one(this, "video", HTMLVideoElement);
   }
 
   /**
