@@ -258,8 +258,8 @@ class TrustView extends HTMLElement {
     const table = made("table", "");
     const head = made("tr", "");
     for (const title of ["", "in the box", "hottest point", "box around the heat"]) {
-      const cell = made("th", title);
-      cell.setAttribute("scope", "col");
+      const cell = made(title ? "th" : "td", title);
+      if (title) cell.setAttribute("scope", "col");
       head.append(cell);
     }
     table.append(head);
