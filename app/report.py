@@ -126,6 +126,7 @@ def html_file(chapters: Sequence[Chapter], photos: Sequence[Asked] = ()) -> str:
         "title": f"{titles} · a report of CBAM Lens",
         "titles": titles,
         "chapters": chapters,
+        "counted": f"{counted(len(photos))} photo{'s' if len(photos) > 1 else ''}",
         "photos": [{"name": each.name, "answers": [*_answers(each)]} for each in photos],
     }
     return templates().get_template("report_file.html").render(context)

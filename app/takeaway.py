@@ -10,6 +10,7 @@ from PIL import Image
 from app.inference.engine import Answer
 from app.routes.answers import Explained, Intervened, explained, intervened
 from app.templating import bundled, templates, uri
+from app.words import DEFAULT, words
 from cbam import render
 from cbam.bundle.records import Asked, Bundle, ModelRecord
 from cbam.bundle.write import gate_picture, shrunk, write
@@ -53,16 +54,18 @@ def zip_file(bundle: Bundle) -> bytes:
     return write(bundle, answer_json(bundle))
 
 
-def html_file(bundle: Bundle) -> str:
+def html_file(bundle: Bundle, language: str = DEFAULT) -> str:
     """The answer as one HTML file: it needs no script, no other file and no network."""
+    t = words(language)
     shown = bundle.shown
     found = verdict(shown)
     small, scale = shrunk(shown[0].photo, SHOWN_PX)
     context = {
+        "t": t,
         "values": (bundled("static") / "css" / "values.css").read_text(encoding="utf-8"),
         "inferno": render.COLOUR_MAPS["inferno"].stops,
-        "headline": found.headline,
-        "warning": found.warning(shown[0].classes),
+        "headline": t.headline(found),
+        "warning": t.warning(found, shown[0].classes),
         "target": shown[0].target,
         "method": METHODS[shown[0].method].title if shown[0].method in METHODS else shown[0].method,
         "photo": uri(small),

@@ -9,8 +9,6 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from PIL import Image
 
-from cbam.explain.verdict import counted, either
-
 
 def bundled(name: str) -> Path:
     """A folder that ships with the app: inside the package in a wheel, next to it in a checkout."""
@@ -20,14 +18,12 @@ def bundled(name: str) -> Path:
 
 @cache
 def templates() -> Environment:
-    """The templates, with what they may call."""
-    environment = Environment(
+    """The templates. Each is rendered with `t`, the words of a language: see app/words.py."""
+    return Environment(
         loader=FileSystemLoader(bundled("templates")),
         autoescape=select_autoescape(),
         undefined=StrictUndefined,
     )
-    environment.filters |= {"counted": counted, "either": either}
-    return environment
 
 
 def uri(image: Image.Image, kind: str = "JPEG") -> str:

@@ -458,7 +458,7 @@ def test_the_script_gets_the_answer_alone_and_no_picture_that_it_paints_itself(
     monkeypatch.setattr(pages_module, "_uri", unasked)
     answer = fragment(client, jpeg)
     part = page_of(answer)
-    assert answer.headers["vary"] == "X-Fragment"
+    assert answer.headers["vary"] == "X-Fragment, Accept-Language, Cookie"
     assert "data:image/" not in answer.text
     assert "<html" not in answer.text
     assert not part.all("form", id="photo-form")

@@ -20,19 +20,9 @@ TESTS = Path(__file__).parent
 
 # A part may import those before it, and itself.
 ORDER = (
-    *(
-        "errors",
-        "undisturbed",
-        "slices",
-        "images",
-        "data",
-        "render",
-        "lettering",
-        "attention",
-        "backbones",
-    ),
-    *("detectors", "paper", "cards", "trace", "explain", "backends", "sheets", "model", "detector"),
-    *("bundle", "zoo", "evaluate", "training"),
+    *("errors", "said", "undisturbed", "slices", "images", "data", "render", "lettering"),
+    *("attention", "backbones", "detectors", "paper", "cards", "trace", "explain", "backends"),
+    *("sheets", "model", "detector", "bundle", "zoo", "evaluate", "training"),
 )
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 ROOMS = ("cbam", "app", "benchmarks")

@@ -13,7 +13,7 @@ from cbam.attention import ATTENTION, Use
 from cbam.backends.choose import BACKENDS
 from cbam.cards.card import Card
 from cbam.cards.detector import DetectorCard
-from cbam.cards.reliance import reliance
+from cbam.cards.reliance import reliance, reliance_said
 from cbam.detectors import DETECTORS
 from cbam.explain.detection import Detected, counterparts
 from cbam.explain.explanation import BlockAttention, Explanation, Floats, GateMap
@@ -22,6 +22,7 @@ from cbam.explain.methods import METHODS, CostClass
 from cbam.explain.methods import Method as CAMMethod
 from cbam.explain.verdict import verdict
 from cbam.model import Model
+from cbam.said import Said
 
 
 class Map(BaseModel):
@@ -329,6 +330,9 @@ class ModelInfo(BaseModel):
     blocks: list[str] = Field(description="names of the blocks that have gates")
     metrics: dict[str, dict[str, Any]]
     reliance: str = Field(description="whether its answers depend on its gates; may be empty")
+    reliance_said: Said | None = Field(
+        description="this sentence with its numbers, for other languages; null: not measured"
+    )
     licence: str
     data: str
 
@@ -655,6 +659,7 @@ def model_info(model: Model) -> ModelInfo:
         layers=model.layers,
         blocks=model.layers if ATTENTION[card.attention].gates else [],
         reliance=reliance(card),
+        reliance_said=reliance_said(card),
     )
 
 

@@ -9,6 +9,7 @@ from app import takeaway
 from app.routes.api import PROBLEMS
 from app.routes.deps import Changed, ask_about, ask_changed, engine_of, read
 from app.routes.forms import BundleFields, body
+from app.words import asked_for
 from cbam.bundle.records import bundle_of
 
 bundles = APIRouter(prefix="/api/v1", tags=["v1"])
@@ -31,16 +32,19 @@ async def bundle(request: Request) -> Response:
     asked = await ask(request, image, fields)
     changed = asked.after.explanations if isinstance(asked, Changed) else None
     page = fields.format == "html"
+    language = asked_for(request)
 
     def made() -> bytes:
         found = bundle_of(
             asked.answer.explanations, asked.models, fields.options(), asked.answer.sha256, changed
         )
-        return takeaway.html_file(found).encode() if page else takeaway.zip_file(found)
+        return takeaway.html_file(found, language).encode() if page else takeaway.zip_file(found)
 
     content = await engine_of(request).in_picture_thread(made)
     # A download is not run as a page of ours: its own styles need not pass our policy.
     name = "cbam-lens-answer.html" if page else "cbam-lens-answer.zip"
-    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    headers = {"Content-Disposition": f'attachment; filename="{name}"', "Vary": "Accept-Language"}
+    if page:
+        headers["Content-Language"] = language
     kind = "text/html; charset=utf-8" if page else "application/zip"
     return Response(content, media_type=kind, headers=headers)

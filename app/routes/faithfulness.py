@@ -15,6 +15,7 @@ from cbam.evaluate.examine import NOT_PROOF, Examined
 from cbam.evaluate.faithfulness import Curves, Order
 from cbam.evaluate.localisation import InBox
 from cbam.evaluate.randomisation import Strip
+from cbam.said import Said
 
 faithfulness = APIRouter(prefix="/api/v1", tags=["v1"])
 
@@ -100,6 +101,7 @@ class ModelFaithfulness(BaseModel):
     randomisation: Randomisation | None = Field(description="null: it was not asked for")
     box: BoxCheck | None = Field(description="null: no box was sent")
     verdict: str = Field(description="what it comes to, in plain sentences; no proof")
+    said: list[Said] = Field(description="these sentences with their numbers, for other languages")
     timing_ms: Timing
     changed: dict[str, str] = CHANGED
 
@@ -162,6 +164,7 @@ def _of_model(examined: Examined, answer: Answer) -> ModelFaithfulness:
         randomisation=None if examined.strip is None else _randomisation(examined.strip),
         box=None if examined.box is None else _box(examined.box),
         verdict=examined.verdict,
+        said=examined.said,
         timing_ms=Timing.model_validate({**answer.waits, **explanation.timing_ms}),
         changed=dict(explanation.changed),
     )

@@ -15,6 +15,7 @@ from app.routes.forms import FeaturesFields, body
 from cbam.explain.explanation import Floats
 from cbam.explain.features import ChannelSeen, Features, GateSeen
 from cbam.explain.gate_words import OPEN, SHUT, Judgement, State
+from cbam.said import Said
 
 inside = APIRouter(prefix="/api/v1", tags=["v1"])  # guarded in create_app
 
@@ -26,6 +27,7 @@ class JudgementInfo(BaseModel):
 
     state: State
     sentence: str
+    said: Said = Field(description="the sentence with its numbers, for other languages")
     open: float | None = Field(
         description=f"share of its values of at least {OPEN:g}; null: it does not multiply"
     )
@@ -39,7 +41,7 @@ class JudgementInfo(BaseModel):
 
     @classmethod
     def of(cls, judgement: Judgement) -> "JudgementInfo":
-        return cls.model_validate(asdict(judgement))
+        return cls(sentence=judgement.sentence, **vars(judgement))
 
 
 class PathInfo(BaseModel):

@@ -5,6 +5,7 @@ from fastapi.responses import HTMLResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from app.routes.deps import engine_of, ready_engine
+from app.words import headers, language_of, words
 
 ops = APIRouter(include_in_schema=False)
 
@@ -32,4 +33,9 @@ async def metrics(request: Request) -> Response:
 async def docs(request: Request) -> HTMLResponse:
     """The API's documentation, all of it served from here."""
     root = request.scope.get("root_path", "").rstrip("/")
-    return HTMLResponse(request.app.state.templates.get_template("docs.html").render(root=root))
+    language = language_of(request)
+    page = request.app.state.templates.get_template("docs.html")
+    html = page.render(root=root, t=words(language))
+    return HTMLResponse(
+        html, headers={**headers(request, language), "Vary": "Accept-Language, Cookie"}
+    )

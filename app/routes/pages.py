@@ -5,6 +5,7 @@ The page's script asks `POST /` for a fragment with the header `X-Fragment`:
   maps itself, on the gallery's photo or on the file that it has sent.
 * `answer, photo`: the same with the photo, for a file that the browser cannot decode as we do.
 * `what-if`: only what the models with gates say before and after `gates` are changed.
+Its header Accept-Language names the language of the page.
 """
 
 import base64
@@ -39,6 +40,7 @@ from app.routes.deps import (
 from app.routes.forms import PageFields
 from app.routes.uploads import Upload, read_upload
 from app.routes.views import VIEWS, shown
+from app.words import FIELD, asked_for, headers, language_of, languages, words
 from cbam import ATTENTION, METHODS, __version__, render
 from cbam.bundle.records import Asked as AskedAgain
 from cbam.bundle.records import ModelRecord, target_of
@@ -47,12 +49,14 @@ from cbam.errors import CBAMLensError
 from cbam.explain.explanation import BlockAttention, Explanation
 from cbam.explain.formulas import FUSIONS
 from cbam.explain.gate_words import judge
+from cbam.explain.verdict import verdict
 from cbam.images.formats import FORMATS, TITLES
 from cbam.model import Model
 
 pages = APIRouter(include_in_schema=False)
 SHOWN_PX = 1024  # longest side of pictures in the page
 FRAGMENT = "X-Fragment"
+VARIES = f"{FRAGMENT}, Accept-Language, Cookie"  # what the page depends on beside its address
 WHAT_IF = "what-if"
 
 
@@ -86,6 +90,7 @@ async def answer(request: Request) -> HTMLResponse:
         upload = await read_upload(request, settings_of(request))
     except HTTPException as error:
         return await _rendered(request, PageFields(), error=error)
+    upload.fields.pop(FIELD, None)
     return await _answer(request, upload)
 
 
@@ -164,7 +169,11 @@ def _render(
     family = fields.family if fields.family in engine.families else engine.default_family
     photos = _gallery(request, family)
     refused = refusal(request, error) if error else None
+    # A fragment is in the language of its page, whatever another page has chosen meanwhile.
+    language = asked_for(request) if FRAGMENT in request.headers else language_of(request)
     context = {
+        "t": words(language),
+        "languages": languages(),
         "root": request.scope.get("root_path", "").rstrip("/"),
         "photo": next((photo for photo in photos if photo["file"] == fields.photo), None),
         "options": fields.model_dump(),
@@ -187,8 +196,10 @@ def _render(
         template = "index.html"
         context |= {"photos": photos, "version": __version__, **_form(request, family)}
     html = request.app.state.templates.get_template(template).render(context)
-    status, headers = (refused.status, refused.headers) if refused else (200, None)
-    return HTMLResponse(html, status, {**(headers or {}), "Vary": FRAGMENT})
+    status, more = (refused.status, refused.headers) if refused else (200, None)
+    return HTMLResponse(
+        html, status, {**(more or {}), **headers(request, language), "Vary": VARIES}
+    )
 
 
 def measured(cards: Iterable[Card]) -> list[dict[str, Any]]:
@@ -323,6 +334,7 @@ def _shown(asked: Asked[PageFields], parts: frozenset[str]) -> dict[str, Any]:
     records = [ModelRecord.of(model) for model in asked.models]
     result: dict[str, Any] = {
         "explained": answers.explained(asked.answer),
+        "verdict": verdict(explanations),
         "models": [answers.model_info(model) for model in asked.models],
         "photo_uri": "",
         "overlays": [],

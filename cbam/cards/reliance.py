@@ -1,13 +1,20 @@
 """One sentence from a model's card: does its answer depend on what its gates say of the photo?"""
 
 from cbam.cards.card import Card
+from cbam.said import Said, said
 
 LITTLE = 0.01  # a loss that is surely larger than this share of the photos is dependence
 SURE = 0.03  # a loss that is surely smaller than this is hardly any
 
 
 def reliance(card: Card) -> str:
-    """What holding every gate at its mean over photos does to accuracy; empty if not measured.
+    """What `reliance_said` says; empty if nothing was measured."""
+    found = reliance_said(card)
+    return found.text if found else ""
+
+
+def reliance_said(card: Card) -> Said | None:
+    """What holding every gate at its mean over photos does to accuracy; None if not measured.
 
     The answer depends on the gates if the whole 95 % interval of the loss is above LITTLE, hardly
     if the whole interval is below SURE. Otherwise too few photos were asked to tell.
@@ -15,20 +22,26 @@ def reliance(card: Card) -> str:
     measured = card.metrics.get("gates", {})
     groups = {name: values for name, values in measured.items() if isinstance(values, dict)}
     if not groups:
-        return ""
+        return None
     change, low, high = list(groups.values())[-1]["mean"]  # the last group holds all gates
     about = "the answer {} on what the gates say about the photo"
     if high < -LITTLE:
-        said = "In this network " + about.format("depends")
+        case, text = "depends", "In this network " + about.format("depends")
     elif low > -SURE:
-        said = "In this network " + about.format("hardly depends")
+        case, text = "hardly", "In this network " + about.format("hardly depends")
     else:
-        said = "Too few photos were asked to tell whether " + about.format("depends")
-    return (
-        f"{said}: with every gate held at its mean over many photos, accuracy changes by "
-        f"{_points(change)} points (95 % interval {_points(low)} to {_points(high)}; "
-        f"{measured['photos']:,} photos, {measured['top1'] * 100:.1f}\N{NO-BREAK SPACE}% right as "
-        "it is)."
+        case = "unclear"
+        text = "Too few photos were asked to tell whether " + about.format("depends")
+    return said(
+        case,
+        text + ": with every gate held at its mean over many photos, accuracy changes by "
+        "{change} points (95 % interval {low} to {high}; {photos} photos, "
+        "{right}\N{NO-BREAK SPACE}% right as it is).",
+        change=_points(change),
+        low=_points(low),
+        high=_points(high),
+        photos=f"{measured['photos']:,}",
+        right=f"{measured['top1'] * 100:.1f}",
     )
 
 

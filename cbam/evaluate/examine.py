@@ -14,6 +14,7 @@ from cbam.evaluate.randomisation import Strip, strip
 from cbam.explain.explanation import Explanation
 from cbam.explain.methods import METHODS
 from cbam.model import Model
+from cbam.said import Said, said
 from cbam.slices import Work, part
 
 PIXELS = tuple[float, float, float, float]  # a box: x0, y0, x1, y1 in pixels of the upright photo
@@ -48,16 +49,21 @@ class Examined:
     box: InBox | None
 
     @property
-    def verdict(self) -> str:
-        """What it comes to, in plain sentences."""
-        said = []
+    def said(self) -> list[Said]:
+        """What it comes to, a sentence for each test."""
+        found = []
         if self.curves is not None:
-            said.append(_on_curves(self.curves))
+            found.append(_on_curves(self.curves))
         if self.strip is not None:
-            said.append(_on_strip(self.strip))
+            found.append(_on_strip(self.strip))
         if self.box is not None:
-            said.append(_on_box(self.box))
-        return " ".join(said)
+            found.append(_on_box(self.box))
+        return found
+
+    @property
+    def verdict(self) -> str:
+        """The same as one text."""
+        return " ".join(each.text for each in self.said)
 
 
 def check_exam(exam: Exam, method: str) -> None:
@@ -111,55 +117,86 @@ def examine_all(
     return found
 
 
-def _on_curves(found: Curves) -> str:
+def _on_curves(found: Curves) -> Said:
     sure = float(found.map.deletion[0])
     if not found.evidence:
-        return "The map shows no evidence, so its curves are those of a random order."
+        return said(
+            "no-evidence", "The map shows no evidence, so its curves are those of a random order."
+        )
     if sure < UNSURE:
-        return f"The model gives this class only {sure:.1%}, so there is little that could fall."
+        return said(
+            "unsure",
+            "The model gives this class only {sure}, so there is little that could fall.",
+            sure=f"{sure:.1%}",
+        )
     falls, rises, count = found.deletion_beats, found.insertion_beats, len(found.random)
-    centre = [
-        found.map.deletion_area < found.centre.deletion_area,
-        found.map.insertion_area > found.centre.insertion_area,
-    ]
+    centre = sum(
+        (
+            found.map.deletion_area < found.centre.deletion_area,
+            found.map.insertion_area > found.centre.insertion_area,
+        )
+    )
+    if not count:
+        text = "The map beats the photo's centre in {centre} of the two tests."
+        return said("centre-only", text, centre=f"{centre}")
+    if falls == rises == count:
+        case, text = "depends", "The answer depends on what the map shows: it beats all {count}"
+    elif min(falls, rises) >= MOSTLY * count:
+        case = "mostly"
+        text = (
+            "The answer mostly depends on what the map shows: it beats {falls} and {rises} of "
+            "{count}"
+        )
+    else:
+        case = "chance"
+        text = (
+            "Here the map is not clearly better than chance: it beats {falls} and {rises} of "
+            "{count}"
+        )
     beside = (
         "but the photo's centre in neither",
         "but the photo's centre in only one",
         "and the photo's centre in both",
-    )[sum(centre)]
-    if falls == rises == count:
-        said = "The answer depends on what the map shows: it beats "
-    elif min(falls, rises) >= MOSTLY * count:
-        said = "The answer mostly depends on what the map shows: it beats "
-    else:
-        said = "Here the map is not clearly better than chance: it beats "
-    orders = f"all {count}" if falls == rises == count else f"{falls} and {rises} of {count}"
-    return (
-        f"{said}{orders} random orders in the two tests, {beside}."
-        if count
-        else (f"The map beats the photo's centre in {sum(centre)} of the two tests.")
+    )[centre]
+    return said(
+        case,
+        f"{text} random orders in the two tests, {beside}.",
+        falls=f"{falls}",
+        rises=f"{rises}",
+        count=f"{count}",
+        centre=f"{centre}",
     )
 
 
-def _on_strip(found: Strip) -> str:
+def _on_strip(found: Strip) -> Said:
     known = [each.similarity.rank_correlation for each in found.stages]
     most = max((each for each in known if each is not None), default=None)
     if most is None:
-        return "With random weights no evidence is left, so the map depends on what was learned."
-    if most >= ALIKE:
-        return (
-            f"With random weights the map can stay much the same (rank correlation {most:.2f}), so "
-            "it hardly depends on what was learned."
+        return said(
+            "nothing-left",
+            "With random weights no evidence is left, so the map depends on what was learned.",
         )
-    return (
-        f"With random weights the map changes (rank correlation at most {most:.2f}), so it depends "
-        "on what was learned."
+    if most >= ALIKE:
+        return said(
+            "stays",
+            "With random weights the map can stay much the same (rank correlation {most}), so it "
+            "hardly depends on what was learned.",
+            most=f"{most:.2f}",
+        )
+    return said(
+        "changes",
+        "With random weights the map changes (rank correlation at most {most}), so it depends on "
+        "what was learned.",
+        most=f"{most:.2f}",
     )
 
 
-def _on_box(found: InBox) -> str:
+def _on_box(found: InBox) -> Said:
     where = "inside" if found.hit else "outside"
-    return (
-        f"{found.energy:.0%} of the map lies in the box ({found.uniform_energy:.0%} if it were the "
-        f"same everywhere), and its hottest point is {where}."
+    return said(
+        "in-box" if found.hit else "out-of-box",
+        "{energy} of the map lies in the box ({uniform} if it were the same everywhere), and its "
+        f"hottest point is {where}.",
+        energy=f"{found.energy:.0%}",
+        uniform=f"{found.uniform_energy:.0%}",
     )

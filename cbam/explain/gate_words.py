@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cbam.attention import Kind
 from cbam.cards.card import Card
 from cbam.explain.explanation import GateMap
+from cbam.said import Said, said
 
 SATURATED = 0.05  # of its range: a value this near to an end hardly moves any more
 STILL = 0.001  # a value that moves less than this is the same for every photo, or everywhere
@@ -41,12 +42,17 @@ class Judgement:
     """What a gate does to one photo."""
 
     state: State
-    sentence: str
+    said: Said
     open: float | None  # share of its values of at least OPEN; None: it does not multiply
     shut: float | None  # share of its values of at most SHUT
     spread: float  # standard deviation of its values in this photo
     usual_spread: float | None  # the same on average over many photos; None: not on the card
     moved: float | None  # mean distance from its mean, in units of its movement over photos
+
+    @property
+    def sentence(self) -> str:
+        """What `state` means for this gate."""
+        return self.said.text
 
 
 def near_ends(values: NDArray[Any], kind: Kind) -> NDArray[np.bool_]:
@@ -83,45 +89,68 @@ def judge(gate: GateMap, card: Card, name: str) -> Judgement:
     ends = float(near.mean())
     state: State
     if high - low < STILL:
+        at = {"low": f"{low:.2f}", "what": what}
         if kind.neutral is not None and abs(low - kind.neutral) < STILL:
             state = "untrained"
-            sentence = f"Untrained: {low:.2f} for all {what}, which is where training starts."
+            text = "Untrained: {low} for all {what}, which is where training starts."
         else:
             state = "constant"
-            sentence = f"Constant: {low:.2f} for all {what}, so it only scales."
+            text = "Constant: {low} for all {what}, so it only scales."
+        found = said(state, text, **at)
     elif measured.get("dead", 0.0) >= MOSTLY:
         state = "dead"
-        sentence = (
-            f"Dead: {measured['dead']:.0%} of its {what} say the same for every photo, so they "
-            "could be part of the weights."
+        found = said(
+            state,
+            "Dead: {dead} of its {what} say the same for every photo, so they could be part of the "
+            "weights.",
+            dead=f"{measured['dead']:.0%}",
+            what=what,
         )
     elif ends >= MOSTLY:
         state = "saturated"
         above = float((near & (values > (low + high) / 2)).mean())
-        both = min(above, ends - above) >= SOME
-        sentence = (
-            f"Saturated at both ends, as a switch: {above:.0%} of its {what} at the highest value, "
-            f"{ends - above:.0%} at the lowest."
-            if both
-            else f"Saturated: {ends:.0%} of its {what} are at an end of their range, where little "
-            "moves them."
-        )
+        if min(above, ends - above) >= SOME:
+            found = said(
+                "switch",
+                "Saturated at both ends, as a switch: {above} of its {what} at the highest value, "
+                "{below} at the lowest.",
+                above=f"{above:.0%}",
+                below=f"{ends - above:.0%}",
+                what=what,
+            )
+        else:
+            found = said(
+                state,
+                "Saturated: {ends} of its {what} are at an end of their range, where little moves "
+                "them.",
+                ends=f"{ends:.0%}",
+                what=what,
+            )
     elif moved is None:
         state = "varied"
-        sentence = f"Varied: from {low:.2f} to {high:.2f}. Its card does not say what is usual."
+        found = said(
+            state,
+            "Varied: from {low} to {high}. Its card does not say what is usual.",
+            low=f"{low:.2f}",
+            high=f"{high:.2f}",
+        )
     else:
         state = "typical" if moved < LITTLE else "selective"
-        far = (
-            "it hardly leaves its mean over many photos"
+        case, text = (
+            ("typical", "Typical: it hardly leaves its mean over many photos")
             if moved < LITTLE
-            else "this photo moves it unusually far"
+            else ("far", "Selective: this photo moves it unusually far")
             if moved >= MUCH
-            else "this photo moves it about as far as photos usually do"
+            else (
+                "selective",
+                "Selective: this photo moves it about as far as photos usually do",
+            )
         )
-        sentence = f"{state.capitalize()}: {far} ({moved:.1f} × its movement from photo to photo)."
+        text += " ({moved} × its movement from photo to photo)."
+        found = said(case, text, moved=f"{moved:.1f}")
     return Judgement(
         state,
-        sentence,
+        found,
         float((values >= OPEN).mean()) if multiplies else None,
         float((values <= SHUT).mean()) if multiplies else None,
         float(values.std()),

@@ -10,6 +10,7 @@
 
 import { one } from "../lib/dom.js";
 import { sayChoice } from "../lib/events.js";
+import { t } from "../lib/words.js";
 
 const PAUSE_MS = 120; // after a keystroke, before the server is asked
 const LIMIT = 12; // suggestions
@@ -32,7 +33,7 @@ class ClassSearch extends HTMLElement {
 
   connectedCallback() {
     const { id } = this.#input;
-    const list = element("ul", { id: `${id}-list`, role: "listbox", "aria-label": this.dataset.label ?? "Classes" });
+    const list = element("ul", { id: `${id}-list`, role: "listbox", "aria-label": this.dataset.label ?? "" });
     const popup = element("div", { class: "suggestions", hidden: "" });
     popup.append(list, element("p", { class: "small count", "aria-hidden": "true" }));
     this.append(popup, element("p", { class: "unseen", role: "status" }));
@@ -130,7 +131,7 @@ class ClassSearch extends HTMLElement {
     this.#list.replaceChildren(...found.map((each, position) => this.#option(each, position)));
     this.#activate(-1);
     const said =
-      total === 0 ? "No class by that name" : total > found.length ? `${found.length} of ${total} classes` : `${total} ${total === 1 ? "class" : "classes"}`;
+      total === 0 ? t("search.none") : total > found.length ? t("search.some", { shown: found.length, total }) : t("search.count", { count: total });
     one(this, ".count", HTMLElement).textContent = said;
     one(this, "[role=status]", HTMLElement).textContent = `${said}.`;
     this.#popup.hidden = false;
@@ -144,7 +145,7 @@ class ClassSearch extends HTMLElement {
   #option(found, position) {
     const option = element("li", { id: `${this.#list.id}-${position}`, role: "option", "aria-selected": "false" });
     option.append(element("span", { class: "name" }, found.label));
-    const more = found.indices.length > 1 ? `${found.indices.length} classes` : found.matched;
+    const more = found.indices.length > 1 ? t("search.count", { count: found.indices.length }) : found.matched;
     if (more) option.append(" ", element("span", { class: "aside" }, more));
     return option;
   }

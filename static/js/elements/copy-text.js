@@ -4,6 +4,7 @@
 // Names the address that the page came from, and copies the text.
 
 import { one } from "../lib/dom.js";
+import { t } from "../lib/words.js";
 
 class CopyText extends HTMLElement {
   connectedCallback() {
@@ -13,7 +14,7 @@ class CopyText extends HTMLElement {
     button.hidden = !navigator.clipboard; // only over https or on localhost
     button.addEventListener("click", async () => {
       await navigator.clipboard.writeText(code.textContent ?? ""); // it may have changed
-      button.textContent = "Copied";
+      button.textContent = t("copied");
     });
   }
 }

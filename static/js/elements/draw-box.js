@@ -7,6 +7,7 @@
 import { json, one } from "../lib/dom.js";
 import { pencil } from "../lib/maps.js";
 import { photo } from "../lib/photo.js";
+import { t } from "../lib/words.js";
 
 /** @import { Size, View } from "../lib/maps.js" */
 
@@ -111,8 +112,8 @@ export class DrawBox extends HTMLElement {
 
   #name() {
     const box = this.box;
-    const said = box ? `from ${box.x0}, ${box.y0} to ${box.x1}, ${box.y1} pixels` : "none yet";
-    this.#board.setAttribute("aria-label", `Box on the photo: ${said}`);
+    const said = box ? t("box.span", { ...box }) : t("box.none");
+    this.#board.setAttribute("aria-label", t("box.label", { said }));
   }
 
   #say() {

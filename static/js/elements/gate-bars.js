@@ -26,7 +26,7 @@ export class GateBars extends HTMLElement {
     svg.setAttribute("viewBox", `0 0 ${this.values.length} 1`);
     svg.setAttribute("preserveAspectRatio", "none");
     svg.setAttribute("role", "img");
-    svg.setAttribute("aria-label", this.dataset.label ?? "Channel gate");
+    svg.setAttribute("aria-label", this.dataset.label ?? "");
     const [bars, half, mark] = [1, 2, 3].map(() => document.createElementNS(SVG, "path"));
     svg.append(bars, half, mark);
     this.replaceChildren(svg);

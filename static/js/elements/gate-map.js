@@ -27,7 +27,7 @@ export class GateMap extends HTMLElement {
     const canvas = document.createElement("canvas");
     Object.assign(canvas, { width, height });
     canvas.setAttribute("role", "img");
-    canvas.setAttribute("aria-label", this.dataset.label ?? "Spatial gate over the photo");
+    canvas.setAttribute("aria-label", this.dataset.label ?? "");
     const context = pencil(canvas);
     const image = await photo(this.dataset.photo ?? "");
     context.drawImage(image, -x0 * scale, -y0 * scale, photoWidth * scale, photoHeight * scale);

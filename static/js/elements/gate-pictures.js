@@ -3,8 +3,8 @@
 
 import { CellMap } from "./cell-map.js";
 import { one } from "../lib/dom.js";
-import { PATHS } from "../lib/features.js";
 import { readMap } from "../lib/maps.js";
+import { of, t } from "../lib/words.js";
 
 /** @import { Channel, Gate, Kind, Values } from "../lib/features.js" */
 /** @import { MapMessage } from "../lib/maps.js" */
@@ -42,7 +42,7 @@ export function percent(share) {
  */
 export function span(low, high) {
   const digits = Math.max(Math.abs(low), Math.abs(high)) < 0.1 ? 4 : 2;
-  return `${low.toFixed(digits)} to ${high.toFixed(digits)}`;
+  return t("span", { low: low.toFixed(digits), high: high.toFixed(digits) });
 }
 
 /** @param {string} text */
@@ -106,17 +106,30 @@ export function topOf({ before, after }) {
 }
 
 /**
- * What the gates with a value per channel say of one, in words; empty without such a gate.
+ * What the gate with a value per channel says of one; undefined without such a gate.
  * @param {number} index
  * @param {Gate[]} gates
- * @param {string} [before]
- * @param {string} [after]
  */
-export function valueOf(index, gates, before = " × ", after = "") {
+export function valueOf(index, gates) {
   const gate = gates.find(({ kind, map }) => kind.use === "multiplied" && Array.isArray(map));
-  if (!gate || !Array.isArray(gate.map)) return "";
-  const value = gate.map[index];
-  return `${before}${before === " × " ? value.toFixed(2) : percent(value)}${after}`;
+  return gate && Array.isArray(gate.map) ? gate.map[index] : undefined;
+}
+
+/**
+ * A kind of gate in the page's words.
+ * @param {{name: string, title: string, word: string, says?: string}} kind
+ */
+export function named({ name, title, word, says = "" }) {
+  const id = `gate.${name}`;
+  return { title: of(`${id}.title`, title), word: of(`${id}.word`, word), says: of(`${id}.says`, says) };
+}
+
+/**
+ * A path of a gate in the page's words.
+ * @param {string} path
+ */
+export function pathName(path) {
+  return of(`path.${path}`, path);
 }
 
 /**
@@ -149,7 +162,7 @@ export function planeOf(values, kind) {
  */
 export function sumOf({ paths, bias }) {
   if (!paths.length) return "";
-  const names = paths.map(({ path }) => PATHS.get(path) ?? path).join(" + ");
+  const names = paths.map(({ path }) => pathName(path)).join(" + ");
   const more = bias ? ` ${bias < 0 ? "−" : "+"} ${Math.abs(bias).toFixed(2)}` : "";
-  return `gate = sigmoid(${names}${more})`;
+  return t("inside.sum", { terms: `${names}${more}` });
 }

@@ -9,6 +9,7 @@ import { contour } from "../lib/contour.js";
 import { json } from "../lib/dom.js";
 import { coloured, enlarged, hottest, painted, pencil, readMap, role } from "../lib/maps.js";
 import { greyed, photo } from "../lib/photo.js";
+import { t } from "../lib/words.js";
 
 /** @import { MapMessage, Pencil, RawMap, Size, View } from "../lib/maps.js" */
 
@@ -304,11 +305,10 @@ export class HeatMap extends HTMLElement {
   /** @param {RawMap} map */
   #description(map) {
     const { view } = this.#shown;
-    const whose = `${this.dataset.name} for ${this.#target}`;
-    if (view === "photo") return "The photo";
-    if (map.max <= 0) return `${whose}: no positive evidence`;
-    const kind = view === "difference" ? "Change of the heat map" : "Heat map";
-    return `${kind} of ${whose}, hottest in the ${hottest(map)}`;
+    const whose = t("heat.for", { name: this.dataset.name ?? "", target: this.#target });
+    if (view === "photo") return t("heat.photo");
+    if (map.max <= 0) return t("heat.nothing", { whose });
+    return t(view === "difference" ? "heat.change" : "heat.map", { whose, place: hottest(map) });
   }
 }
 

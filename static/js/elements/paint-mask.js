@@ -8,12 +8,13 @@
 import { all, json, one } from "../lib/dom.js";
 import { pencil } from "../lib/maps.js";
 import { photo } from "../lib/photo.js";
+import { t } from "../lib/words.js";
 
 /** @import { Size, View } from "../lib/maps.js" */
 
 const SIDE = 6; // cells; enough to cover or to spare one thing
 const PICTURE_PX = 360;
-const BRUSHES = /** @type {const} */ ({ "0": "shut", "1": "open", ".": "its own" });
+const BRUSHES = /** @type {const} */ ({ "0": "shut", "1": "open", ".": "own" });
 
 export class PaintMask extends HTMLElement {
   #brush = "0";
@@ -22,13 +23,13 @@ export class PaintMask extends HTMLElement {
   connectedCallback() {
     if (this.#grid.childElementCount) return; // it was only moved
     const legend = document.createElement("legend");
-    legend.textContent = "Paint with";
+    legend.textContent = t("mask.with");
     const brushes = document.createElement("fieldset");
     brushes.className = "brushes";
-    brushes.append(legend, ...Object.entries(BRUSHES).map(([value, name]) => this.#radio(value, name)));
+    brushes.append(legend, ...Object.entries(BRUSHES).map(([value, name]) => this.#radio(value, t(`mask.${name}`))));
     this.#grid.className = "mask";
     this.#grid.setAttribute("role", "grid");
-    this.#grid.setAttribute("aria-label", "Cells of the photo: arrow keys move, the space bar paints");
+    this.#grid.setAttribute("aria-label", t("mask.cells"));
     this.#grid.replaceChildren(...Array.from({ length: SIDE }, (_, row) => this.#row(row)));
     const picture = document.createElement("canvas");
     picture.setAttribute("aria-hidden", "true");
@@ -89,7 +90,7 @@ export class PaintMask extends HTMLElement {
         const cell = document.createElement("div");
         cell.setAttribute("role", "gridcell");
         cell.tabIndex = row === 0 && column === 0 ? 0 : -1; // one stop for Tab, arrows within
-        cell.dataset.place = `Row ${row + 1}, column ${column + 1}`;
+        Object.assign(cell.dataset, { row: row + 1, column: column + 1 });
         this.#set(cell, ".");
         return cell;
       }),
@@ -104,7 +105,8 @@ export class PaintMask extends HTMLElement {
   #set(cell, value) {
     cell.dataset.cell = value;
     const said = BRUSHES[/** @type {keyof typeof BRUSHES} */ (value)] ?? BRUSHES["."];
-    cell.setAttribute("aria-label", `${cell.dataset.place}: ${said}`);
+    const { row = "", column = "" } = cell.dataset;
+    cell.setAttribute("aria-label", t("mask.cell", { row, column, said: t(`mask.${said}`) }));
   }
 
   #listen() {

@@ -8,7 +8,9 @@
 import { all, field, one } from "../lib/dom.js";
 import { onChoice, onGates, onPhoto, onTarget } from "../lib/events.js";
 import { isHeic, LocalPhoto } from "../lib/photo.js";
+import { kept } from "../lib/photo-store.js";
 import { send } from "../lib/send.js";
+import { language, t } from "../lib/words.js";
 import { RecentPhotos } from "./recent-photos.js";
 
 /**
@@ -19,8 +21,9 @@ import { RecentPhotos } from "./recent-photos.js";
 const MIB = 2 ** 20;
 const PASSING = [408, 429, 500, 502, 503, 504]; // the same question may work a moment later
 const QUEUE_MS = 1000; // between two questions after the queue
+const AGAIN = "ask-again"; // in the tab's storage: the photo kept last is to be asked about
 
-class PhotoForm extends HTMLElement {
+export class PhotoForm extends HTMLElement {
   #photo = ""; // the gallery photo being explained; empty: the file in the form
   /** @type {LocalPhoto | undefined} */
   #local; // the file in the form
@@ -118,7 +121,23 @@ class PhotoForm extends HTMLElement {
     }
     const typed = field(this.#form, "versus", HTMLInputElement);
     if (typed) typed.value = asked.get("versus") ?? typed.value;
-    if (this.#photo && !result && !document.getElementById("error")) this.#ask();
+    if (sessionStorage.getItem(AGAIN)) this.#resumeOwn(asked);
+    else if (this.#photo && !result && !document.getElementById("error")) this.#ask();
+  }
+
+  /**
+   * Go on with the reader's own photo, see `address`.
+   * @param {URLSearchParams} asked
+   */
+  async #resumeOwn(asked) {
+    sessionStorage.removeItem(AGAIN);
+    const [photo] = await kept();
+    if (!photo) return; // this browser keeps nothing
+    const gates = field(this.#form, "gates", HTMLInputElement);
+    if (gates) gates.value = asked.get("gates") ?? "";
+    this.#photo = "";
+    this.#choose(photo.file);
+    await this.#ask();
   }
 
   /** @param {SubmitEvent} event */
@@ -157,7 +176,7 @@ class PhotoForm extends HTMLElement {
   /** @param {string} label */
   #onTarget(label) {
     this.#target = label;
-    this.#status.textContent = `Showing the evidence for ${label}.`;
+    this.#status.textContent = t("form.showing", { label });
     this.#remember();
   }
 
@@ -183,10 +202,17 @@ class PhotoForm extends HTMLElement {
    */
   #give([file]) {
     if (!file || !this.#usable(file)) return;
+    this.#choose(file);
+    this.#ask({ target: "" });
+  }
+
+  /** @param {File} file for the form */
+  #choose(file) {
     const files = new DataTransfer();
     files.items.add(file);
     this.#file.files = files.files;
-    this.#takeFile(file);
+    this.#photo = "";
+    this.#preview(file);
   }
 
   /** @param {File | undefined} file */
@@ -206,13 +232,14 @@ class PhotoForm extends HTMLElement {
    * @param {File} file
    */
   #usable(file) {
-    const { maxMb = "", formats } = this.dataset;
+    const { maxMb = "", formats = "" } = this.dataset;
+    const { name, type } = file;
     const size = (file.size / MIB).toFixed(1);
     const types = this.#file.accept.split(",");
     if (file.type && !types.includes(file.type)) {
-      this.#fail("This is not a photo we can read", `“${file.name}” is ${file.type}. Use ${formats}.`);
+      this.#fail(t("form.unreadable"), t("form.use", { name, type, formats }));
     } else if (file.size > Number(maxMb) * MIB) {
-      this.#fail("This photo is too large", `“${file.name}” has ${size} MB; at most ${maxMb} MB is allowed.`);
+      this.#fail(t("form.too-large"), t("form.at-most", { name, size, most: maxMb }));
     } else {
       return true;
     }
@@ -231,7 +258,7 @@ class PhotoForm extends HTMLElement {
     }
     if (!file) return;
     const { image } = this.#localOf(file);
-    Object.assign(image, { className: "preview", alt: "The chosen photo" });
+    Object.assign(image, { className: "preview", alt: t("form.chosen") });
     image.addEventListener("error", () => {
       if (isHeic(file)) image.replaceWith(unseen(file));
       else image.remove(); // the server says what is wrong with it
@@ -280,7 +307,7 @@ class PhotoForm extends HTMLElement {
     try {
       if (await this.#isUnseen()) parts = "answer, photo";
       const { status, text } = await send(this.#form.action, body, {
-        headers: { Accept: "text/html", "X-Fragment": parts },
+        headers: { Accept: "text/html", "X-Fragment": parts, ...language() },
         signal: request.signal,
         onSent: (share) => this.#sent(share, Boolean(file)),
       });
@@ -298,7 +325,7 @@ class PhotoForm extends HTMLElement {
       }
     } catch {
       if (request.signal.aborted) return;
-      this.#fail("No answer from the server", "Check the connection and try again.", true);
+      this.#fail(t("failed.no-answer"), t("failed.connection"), true);
     }
     this.#busy(false);
   }
@@ -311,10 +338,10 @@ class PhotoForm extends HTMLElement {
   #sent(share, isUpload) {
     if (share < 1) {
       this.#progress.value = share;
-      if (isUpload) this.#status.textContent = "Sending the photo…"; // said once: the bar moves
+      if (isUpload) this.#status.textContent = t("form.sending"); // said once: the bar moves
     } else if (!this.#progress.hidden) {
       this.#progress.removeAttribute("value");
-      this.#status.textContent = "Asking the networks…";
+      this.#status.textContent = t("form.asking");
       this.#watchQueue();
     }
   }
@@ -328,8 +355,7 @@ class PhotoForm extends HTMLElement {
       if (signal.aborted) return;
       const response = await fetch(this.dataset.queue ?? "", { signal });
       ahead = Math.min(ahead, (await response.json()).waiting - 1);
-      const before = ahead === 1 ? "one question is" : `${ahead} questions are`;
-      this.#status.textContent = ahead > 0 ? `In the queue: at most ${before} before yours.` : "Asking the networks…";
+      this.#status.textContent = ahead > 0 ? t("form.queue", { count: ahead }) : t("form.asking");
       next();
     };
     const next = () => setTimeout(() => look().catch(() => {}), QUEUE_MS); // the answer itself will say
@@ -339,8 +365,8 @@ class PhotoForm extends HTMLElement {
   #cancel() {
     this.#request.abort();
     this.#busy(false);
-    Object.assign(this.#stopper, { hidden: false, value: "again", textContent: "Ask again" });
-    this.#status.textContent = "Cancelled.";
+    Object.assign(this.#stopper, { hidden: false, value: "again", textContent: t("form.again") });
+    this.#status.textContent = t("cancelled");
   }
 
   /**
@@ -369,7 +395,7 @@ class PhotoForm extends HTMLElement {
     const error = page.getElementById("error");
     const result = page.getElementById("result");
     if (!error && !result) {
-      this.#fail("The server could not answer", `It answered with status ${status}. Try again in a moment.`, true);
+      this.#fail(t("failed.cannot"), t("failed.status", { status }), true);
       return false;
     }
     document.getElementById("error")?.remove();
@@ -409,7 +435,7 @@ class PhotoForm extends HTMLElement {
    */
   #alert(box, passing) {
     if (passing) {
-      const again = Object.assign(document.createElement("button"), { type: "button", textContent: "Try again" });
+      const again = Object.assign(document.createElement("button"), { type: "button", textContent: t("form.try-again") });
       again.addEventListener("click", () => this.#ask(this.#last));
       box.append(again);
     }
@@ -423,9 +449,9 @@ class PhotoForm extends HTMLElement {
     this.#waiting.abort();
     this.#progress.hidden = !on;
     this.#progress.removeAttribute("value");
-    Object.assign(this.#stopper, { hidden: !on, value: "cancel", textContent: "Cancel" });
+    Object.assign(this.#stopper, { hidden: !on, value: "cancel", textContent: t("cancel") });
     this.#answer.setAttribute("aria-busy", String(on));
-    if (on) this.#status.textContent = "Asking the networks…";
+    if (on) this.#status.textContent = t("form.asking");
   }
 
   #scroll() {
@@ -435,6 +461,18 @@ class PhotoForm extends HTMLElement {
 
   /** A gallery photo's question as the page's address; an uploaded photo has none. */
   #remember() {
+    history.replaceState(null, "", this.#address(this.#photo !== ""));
+  }
+
+  /** Where this question is asked again; of the reader's own photo only once, and in this tab. */
+  address() {
+    const isOwn = !this.#photo && Boolean(this.#file.files?.length);
+    if (isOwn) sessionStorage.setItem(AGAIN, "1");
+    return this.#address(isOwn || this.#photo !== "");
+  }
+
+  /** @param {boolean} full whether it names the question, and not only the view */
+  #address(full) {
     const address = new URL(location.href);
     const versus = this.#versus;
     const question = {
@@ -449,10 +487,10 @@ class PhotoForm extends HTMLElement {
     const view = address.searchParams.get("view"); // <view-tabs> keeps it
     address.search = "";
     for (const [name, value] of Object.entries(question)) {
-      if (this.#photo && value) address.searchParams.set(name, value);
+      if (full && value) address.searchParams.set(name, value);
     }
     if (view) address.searchParams.set("view", view);
-    history.replaceState(null, "", address);
+    return address;
   }
 }
 
@@ -463,7 +501,7 @@ class PhotoForm extends HTMLElement {
 function unseen(file) {
   const text = document.createElement("span");
   text.className = "not-shown small";
-  text.textContent = `“${file.name}” is chosen. This browser doesn’t show HEIC files; the answer brings the picture.`;
+  text.textContent = t("form.unseen", { name: file.name });
   return text;
 }
 

@@ -6,6 +6,7 @@
 
 import { one } from "../lib/dom.js";
 import { pencil } from "../lib/maps.js";
+import { t } from "../lib/words.js";
 
 /** @import { HeatMap } from "./heat-map.js" */
 
@@ -57,7 +58,7 @@ export class SwipePair extends HTMLElement {
     const names = maps.map(({ dataset }) => dataset.name ?? "");
     for (const [side, usual] of /** @type {const} */ ([["left", 0], ["right", names.length - 1]])) {
       const select = this.#select(side);
-      select.replaceChildren(...names.map((name, at) => new Option(`${name}${names.indexOf(name) < at ? " (second family)" : ""}`, `${at}`)));
+      select.replaceChildren(...names.map((name, at) => new Option(names.indexOf(name) < at ? t("swipe.second", { name }) : name, `${at}`)));
       const wanted = kept[side] || String(usual);
       select.value = Number(wanted) < names.length ? wanted : String(usual);
     }
@@ -75,7 +76,7 @@ export class SwipePair extends HTMLElement {
     if (at < width) context.drawImage(right.canvas, at, 0, width - at, height, at, 0, width - at, height);
     context.fillStyle = "white";
     context.fillRect(at - 1, 0, 2, height);
-    canvas.setAttribute("aria-label", `${left.dataset.name} left of the line, ${right.dataset.name} right of it`);
+    canvas.setAttribute("aria-label", t("swipe.label", { left: left.dataset.name ?? "", right: right.dataset.name ?? "" }));
   }
 }
 

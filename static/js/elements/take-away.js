@@ -8,6 +8,7 @@ import { ask } from "../lib/ask.js";
 import { all, json, one } from "../lib/dom.js";
 import { onTarget } from "../lib/events.js";
 import { snapshot } from "../lib/snapshot.js";
+import { t } from "../lib/words.js";
 
 const TAKES = ["target", "method", "layer", "versus", "gates"];
 const TOP_K = 10; // as many as the page shows
@@ -36,7 +37,7 @@ class TakeAway extends HTMLElement {
       link.hidden = !navigator.clipboard;
       link.addEventListener("click", async () => {
         await navigator.clipboard.writeText(location.href);
-        this.#say("The link is copied. It opens this photo, class and view.");
+        this.#say(t("take.link-copied"));
       });
     }
   }
@@ -54,7 +55,7 @@ class TakeAway extends HTMLElement {
   async #save(button) {
     const kind = button.dataset.save ?? "";
     button.disabled = true;
-    this.#say("Making the file…");
+    this.#say(t("take.making"));
     try {
       const [blob, name] = await this.#file(kind);
       const link = document.createElement("a");
@@ -62,7 +63,7 @@ class TakeAway extends HTMLElement {
       link.download = name;
       link.click();
       setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
-      this.#say(`Saved as ${name}.`);
+      this.#say(t("take.saved", { name }));
     } catch (error) {
       this.#say(error instanceof Error ? error.message : String(error));
     }
@@ -97,8 +98,14 @@ class TakeAway extends HTMLElement {
   #caption(view) {
     const models = all(document, "#result .model-column header h3", HTMLElement).map(({ firstChild }) => firstChild?.textContent?.trim());
     const { method, photo } = one(document, "#result", HTMLElement).dataset;
-    const where = photo ? location.href : "the reader’s own photo";
-    return `CBAM Lens, ${view.getAttribute("aria-label")}: ${this.#target}, by ${method}. ${models.join(", ")}. ${where}`;
+    const where = photo ? location.href : t("take.own-photo");
+    return t("take.caption", {
+      view: view.getAttribute("aria-label") ?? "",
+      target: this.#target,
+      method: method ?? "",
+      models: models.join(", "),
+      where,
+    });
   }
 
   /** @param {string} label */

@@ -8,12 +8,13 @@
 import { one } from "../lib/dom.js";
 import { sayPhoto } from "../lib/events.js";
 import { pencil } from "../lib/maps.js";
+import { t } from "../lib/words.js";
 
 /** What went wrong, and what would work. @type {Record<string, string>} */
 const TROUBLE = {
-  NotAllowedError: "The camera is blocked for this page. Allow it in the browser’s settings for this site, or choose a file.",
-  NotFoundError: "There is no camera here. Connect one and try again, or choose a file.",
-  NotReadableError: "The camera does not start; another program may be using it. Close that one and try again, or choose a file.",
+  NotAllowedError: "camera.blocked",
+  NotFoundError: "camera.none",
+  NotReadableError: "camera.taken",
 };
 
 class TakePhoto extends HTMLElement {
@@ -74,7 +75,7 @@ class TakePhoto extends HTMLElement {
     } catch (error) {
       if (turn !== this.#opened) return;
       const name = error instanceof DOMException ? error.name : "";
-      this.#say(TROUBLE[name] ?? "The camera does not start. Try again, or choose a file.");
+      this.#say(t(TROUBLE[name] ?? "camera.fails"));
       return;
     }
     const cameras = await this.#cameras();

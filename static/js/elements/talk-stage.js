@@ -6,6 +6,7 @@
 
 import { all, one } from "../lib/dom.js";
 import { decodeTalk, encodeTalk, readTalk } from "../lib/talk.js";
+import { t } from "../lib/words.js";
 
 /** @import { Talk } from "../lib/talk.js" */
 
@@ -84,7 +85,7 @@ export class TalkStage extends HTMLElement {
     document.documentElement.toggleAttribute("data-presenting", true);
     this.hidden = false;
     one(this, "[data-slot=say]", HTMLElement).textContent = talk.steps[at].say;
-    one(this, "[data-slot=at]", HTMLElement).textContent = `${talk.title ? `${talk.title} · ` : ""}${at + 1} of ${talk.steps.length}`;
+    one(this, "[data-slot=at]", HTMLElement).textContent = t(talk.title ? "talk.at" : "talk.at-untitled", { title: talk.title, at: at + 1, count: talk.steps.length });
     one(this, "[data-do=back]", HTMLButtonElement).disabled = at === 0;
     one(this, "[data-do=next]", HTMLButtonElement).disabled = at === talk.steps.length - 1;
     one(this, "[data-do=link]", HTMLButtonElement).hidden = !navigator.clipboard;
@@ -109,7 +110,7 @@ export class TalkStage extends HTMLElement {
     const address = new URL(one(document, "#photo-form", HTMLFormElement).action);
     address.searchParams.set(KEPT, encodeTalk(this.#on.talk));
     await navigator.clipboard.writeText(String(address));
-    one(this, "[data-slot=at]", HTMLElement).textContent = "The link to this talk is copied.";
+    one(this, "[data-slot=at]", HTMLElement).textContent = t("talk.link-copied");
   }
 
   /** @param {KeyboardEvent} event */

@@ -2,6 +2,7 @@
 // The same question to another route of the API: the photo, the models and the options of the answer that is shown.
 
 import { json, one } from "./dom.js";
+import { language, of, t } from "./words.js";
 
 /** The server's refusal, or no answer at all: what went wrong, and what would work. */
 export class Refused extends Error {
@@ -49,11 +50,12 @@ export async function ask(path, fields = {}, { signal, accept = "application/jso
     if (value === null) continue;
     for (const each of Array.isArray(value) ? value : [value]) body.append(name, String(each));
   }
-  const response = await send(new URL(`api/v1/${path}`, form.action), { method: "POST", headers: { Accept: accept }, body, signal: signal ?? null });
+  const response = await send(new URL(`api/v1/${path}`, form.action), { method: "POST", headers: { Accept: accept, ...language() }, body, signal: signal ?? null });
   if (response.ok) return response;
   const problem = await response.json().catch(() => ({}));
-  const title = problem.title ?? "The server could not answer";
-  throw new Refused(title, problem.detail ?? `It answered with status ${response.status}. Try again in a moment.`, response.status);
+  const { status } = response;
+  const title = problem.title ? of(`error.${status}`, problem.title) : t("failed.cannot");
+  throw new Refused(title, problem.detail ?? t("failed.status", { status }), status);
 }
 
 /** @param {HTMLFormElement} form */
@@ -76,7 +78,7 @@ async function photoOf(result, form, signal) {
     return (await send(address, { signal: signal ?? null })).blob();
   }
   const file = one(form, "[name=image]", HTMLInputElement).files?.[0];
-  if (!file) throw new Refused("The photo is gone", "Choose it again.", 0);
+  if (!file) throw new Refused(t("failed.photo-gone"), t("failed.choose-again"), 0);
   return file;
 }
 
@@ -89,6 +91,6 @@ async function send(address, request) {
     return await fetch(address, request);
   } catch (error) {
     if (request.signal?.aborted) throw error;
-    throw new Refused("No answer from the server", "Check the connection and try again.", 0);
+    throw new Refused(t("failed.no-answer"), t("failed.connection"), 0);
   }
 }

@@ -11,7 +11,7 @@ import { ask } from "./ask.js";
  *
  * @typedef {{path: string, pooled: Values, hidden: number[] | null, logits: Values, window: number[][] | null}} Path
  *
- * @typedef {{state: string, sentence: string, open: number | null, shut: number | null, spread: number,
+ * @typedef {{state: string, said: import("./words.js").Said, open: number | null, shut: number | null, spread: number,
  *   usual_spread: number | null, moved: number | null}} Judgement
  *
  * @typedef {{name: string, axes: string, word: string, says: string, title: string, use: string,
@@ -24,12 +24,6 @@ import { ask } from "./ask.js";
  *
  * @typedef {{model: string, block: string, channel_count: number, gates: Gate[], channels: Channel[]}} Features
  */
-
-export const PATHS = new Map([
-  ["avg", "average"],
-  ["max", "maximum"],
-  ["learned", "learned projection"],
-]);
 
 /** Keeps what was asked about one answer. */
 export class FeatureSource {

@@ -2,6 +2,7 @@
 // Raw maps -> pixels: the same arithmetic as cbam/render.py, so that page and PNG show the same.
 
 import { one } from "./dom.js";
+import { t } from "./words.js";
 
 /**
  * The API's MAP: value = min + byte / 255 * (max - min).
@@ -126,7 +127,7 @@ function packed(name, opaque) {
  */
 export function pencil(canvas) {
   const context = canvas.getContext("2d");
-  if (!context || !("fillRect" in context)) throw new Error("This browser cannot draw.");
+  if (!context || !("fillRect" in context)) throw new Error(t("failed.cannot-draw"));
   return context;
 }
 
@@ -174,11 +175,19 @@ export function role(name) {
  */
 export function hottest({ rows, columns, values }) {
   const at = values.indexOf(Math.max(...values));
-  /** @type {(cell: number, count: number) => number} */
-  const third = (cell, count) => Math.min(2, Math.floor(((cell + 0.5) / count) * 3));
-  const row = ["upper", "", "lower"][third(Math.floor(at / columns), rows)];
-  const column = ["left", "centre", "right"][third(at % columns, columns)];
-  return `${row} ${column}`.trim();
+  return placed(((at % columns) + 0.5) / columns, (Math.floor(at / columns) + 0.5) / rows);
+}
+
+/**
+ * A place on a picture in words: "upper left", "centre".
+ * @param {number} across 0..1
+ * @param {number} down 0..1
+ */
+export function placed(across, down) {
+  const third = (/** @type {number} */ share) => Math.min(2, Math.floor(share * 3));
+  const row = ["upper-", "", "lower-"][third(down)];
+  const column = ["left", "centre", "right"][third(across)];
+  return t(`place.${row}${column}`);
 }
 
 /**

@@ -80,6 +80,6 @@ function opened() {
     });
     request.addEventListener("success", () => resolve(request.result));
     request.addEventListener("error", () => reject(request.error));
-    request.addEventListener("blocked", () => reject(new Error("Another tab holds the photos.")));
+    request.addEventListener("blocked", () => reject(new DOMException("Another tab holds the photos.", "InvalidStateError")));
   });
 }

@@ -3,6 +3,7 @@
 // and photos as pictures, and that SVG is painted. Nothing leaves the browser.
 
 import { pencil } from "./maps.js";
+import { t } from "./words.js";
 
 const SCALE = 2; // pixels of the picture for each of the page, if the canvas may be so large
 const LARGEST_PX = 16_000; // a side of a canvas
@@ -41,7 +42,7 @@ export async function snapshot(element, title, caption) {
   context.drawImage(picture, 0, 0, width, height, MARGIN, MARGIN + head, width, height);
   write(context, below, MARGIN + head + height + 12);
   return new Promise((resolve, reject) => {
-    canvas.toBlob((blob) => (blob ? resolve(blob) : reject(new Error("This browser cannot save the picture."))));
+    canvas.toBlob((blob) => (blob ? resolve(blob) : reject(new Error(t("failed.cannot-save")))));
   });
 }
 

@@ -1,6 +1,8 @@
 // @ts-check
 // A talk: points to make, one after the other, each about a photo of the gallery in one view.
 
+import { t } from "./words.js";
+
 /**
  * @typedef {{say: string, photo: string, view?: string, target?: string, family?: string, gates?: string,
  *     method?: string, layer?: string, versus?: string}} Step
@@ -23,11 +25,11 @@ export function readTalk(text) {
   try {
     found = JSON.parse(text);
   } catch {
-    throw new Error("This is no talk: it is not JSON.");
+    throw new Error(t("talk.no-json"));
   }
   const { title, steps } = /** @type {{title?: unknown, steps?: unknown}} */ (found ?? {});
   if (!Array.isArray(steps) || !steps.length || steps.length > MOST_STEPS) {
-    throw new Error(`A talk needs "steps": a list of 1 to ${MOST_STEPS}.`);
+    throw new Error(t("talk.steps", { most: MOST_STEPS }));
   }
   return { title: typeof title === "string" ? title.slice(0, 200) : "", steps: steps.map(step) };
 }
@@ -38,15 +40,15 @@ export function readTalk(text) {
  * @returns {Step}
  */
 function step(given, index) {
-  const where = `Step ${index + 1}`;
-  if (typeof given !== "object" || given === null) throw new Error(`${where} is no object.`);
+  const number = index + 1;
+  if (typeof given !== "object" || given === null) throw new Error(t("talk.no-object", { number }));
   for (const [name, value] of Object.entries(given)) {
-    if (!FIELDS.includes(name)) throw new Error(`${where} has "${name.slice(0, 40)}"; known are ${FIELDS.join(", ")}.`);
-    if (typeof value !== "string" || value.length > LONGEST) throw new Error(`${where}: "${name}" has to be a text.`);
+    if (!FIELDS.includes(name)) throw new Error(t("talk.unknown", { number, name: name.slice(0, 40), fields: FIELDS.join(", ") }));
+    if (typeof value !== "string" || value.length > LONGEST) throw new Error(t("talk.no-text", { number, name }));
   }
   const { say = "", photo = "" } = /** @type {Partial<Step>} */ (given);
-  if (!say) throw new Error(`${where} needs "say": the point in one sentence.`);
-  if (!/^[\w.-]+$/.test(photo)) throw new Error(`${where} needs "photo": a file of the gallery.`);
+  if (!say) throw new Error(t("talk.say", { number }));
+  if (!/^[\w.-]+$/.test(photo)) throw new Error(t("talk.photo", { number }));
   return { ...given, say, photo };
 }
 
@@ -71,7 +73,7 @@ export function decodeTalk(text) {
     const bytes = atob(text.replaceAll("-", "+").replaceAll("_", "/"));
     json = new TextDecoder("utf-8", { fatal: true }).decode(Uint8Array.from(bytes, (byte) => byte.charCodeAt(0)));
   } catch {
-    throw new Error("The talk in this address was cut off or changed.");
+    throw new Error(t("talk.cut"));
   }
   return readTalk(json);
 }

@@ -15,6 +15,7 @@ import { all, field, one } from "../lib/dom.js";
 import { onChoice, sayTarget } from "../lib/events.js";
 import { halfShare } from "../lib/maps.js";
 import { HeatMap, WHOLE } from "../elements/heat-map.js";
+import { language, t } from "../lib/words.js";
 import { SwipePair } from "../elements/swipe-pair.js";
 
 /** @import { Part, Place } from "../elements/heat-map.js" */
@@ -138,7 +139,7 @@ class CompareView extends HTMLElement {
     for (const { heat } of this.#columns) {
       heat.tabIndex = 0;
       heat.setAttribute("role", "group");
-      heat.setAttribute("aria-label", `${heat.dataset.name}: arrow keys point at a cell, plus and minus enlarge`);
+      heat.setAttribute("aria-label", t("compare.keys", { name: heat.dataset.name ?? "" }));
     }
     this.#describe();
     this.#paint();
@@ -209,13 +210,13 @@ class CompareView extends HTMLElement {
         show(element, "nothing", map.max <= 0);
         if (map.max <= 0) continue;
         fill(element, "peak", rounded(map.max));
-        fill(element, "spread", ` · half the heat on ${Math.round(halfShare(map) * 100)}\u00a0% of its view`);
+        fill(element, "spread", t("compare.spread", { percent: `${Math.round(halfShare(map) * 100)}\u00a0%` }));
       }
     }
     const [first, second] = this.#groups;
     if (!second) return;
-    const same = first.target === second.target;
-    fill(this, "beside-target", same ? `also for ${second.target}` : `for ${second.target}, a class of their own: ${first.target} is not at hand`);
+    const { target } = first;
+    fill(this, "beside-target", second.target === target ? t("compare.also", { target }) : t("compare.their-own", { own: second.target, target }));
   }
 
   #paint() {
@@ -237,11 +238,11 @@ class CompareView extends HTMLElement {
       }
       if (columns !== this.#groups[0].columns) continue;
       const { unit = "" } = columns[0].heat.dataset;
-      fill(this, "top", !isShared || top <= 0 ? "most evidence, each on its own scale" : `${rounded(top)} ${unit}`.trim());
-      fill(this, "bottom", isShared ? "0" : "no evidence");
+      fill(this, "top", !isShared || top <= 0 ? t("compare.most") : `${rounded(top)} ${unit}`.trim());
+      fill(this, "bottom", isShared ? "0" : t("compare.none"));
     }
     for (const strip of all(this, "[data-scale]", HTMLElement)) strip.hidden = strip.dataset.scale !== colours;
-    fill(this, "contour", Number(contour) ? `${Math.round(Number(contour) * 100)}\u00a0%` : "none");
+    fill(this, "contour", Number(contour) ? `${Math.round(Number(contour) * 100)}\u00a0%` : t("compare.no-contour"));
     fill(this, "zoom", `${Number(sight.part.zoom.toFixed(1))}×`);
     show(this, "heat", view === "overlay" || view === "map");
     show(this, "difference", view === "difference");
@@ -387,7 +388,7 @@ class CompareView extends HTMLElement {
       this.#groups = [this.#groups[0], group(slot, columns.target)];
       this.#ready();
     } catch {
-      if (!signal.aborted) fill(this, "beside-target", "no answer came. Choose them again in a moment.");
+      if (!signal.aborted) fill(this, "beside-target", t("compare.no-beside"));
     }
   }
 }
@@ -436,7 +437,7 @@ async function columnsOf(family, target, signal) {
   else if (file) body.set("image", file);
   const method = one(form, "[name=method]", HTMLSelectElement).value;
   for (const [name, value] of Object.entries({ family, target, method, top_k: "10" })) body.set(name, value);
-  const headers = { Accept: "text/html", "X-Fragment": "answer" };
+  const headers = { Accept: "text/html", "X-Fragment": "answer", ...language() };
   const response = await fetch(form.action, { method: "POST", headers, body, signal });
   const page = new DOMParser().parseFromString(await response.text(), "text/html");
   const result = page.getElementById("result");

@@ -8,12 +8,13 @@
 
 import { CellMap } from "../elements/cell-map.js";
 import { GateBars } from "../elements/gate-bars.js";
-import { bars, capital, caption, cells, falling, fill, planeOf, signed, span, topOf } from "../elements/gate-pictures.js";
+import { bars, capital, caption, cells, falling, fill, named, pathName, planeOf, signed, span, topOf } from "../elements/gate-pictures.js";
 import { Refused } from "../lib/ask.js";
 import { all, one } from "../lib/dom.js";
 import { onShown } from "../lib/events.js";
-import { FeatureSource, PATHS } from "../lib/features.js";
+import { FeatureSource } from "../lib/features.js";
 import { readMap } from "../lib/maps.js";
+import { t } from "../lib/words.js";
 
 /** @import { Cell } from "../elements/cell-map.js" */
 /** @import { Channel, Features, Gate, Path } from "../lib/features.js" */
@@ -137,7 +138,7 @@ class HowView extends HTMLElement {
     const steps = this.#steps;
     if (!steps.length) return;
     const { title, text, stage, note = "" } = steps[this.#step];
-    fill(this, "place", `Step ${this.#step + 1} of ${steps.length}`);
+    fill(this, "place", t("how.place", { at: this.#step + 1, all: steps.length }));
     fill(this, "title", title);
     fill(this, "text", text);
     fill(this, "note", note);
@@ -147,7 +148,7 @@ class HowView extends HTMLElement {
       const dot = document.createElement("button");
       dot.type = "button";
       dot.dataset.step = String(number);
-      dot.setAttribute("aria-label", `Step ${number + 1}: ${step.title}`);
+      dot.setAttribute("aria-label", t("how.dot", { at: number + 1, title: step.title }));
       if (number === this.#step) dot.setAttribute("aria-current", "step");
       item.append(dot);
       return item;
@@ -180,10 +181,10 @@ class HowView extends HTMLElement {
     const { block, channel_count, channels } = features;
     const [rows, columns] = channels[0].before.shape;
     return {
-      title: "What attention gets",
-      text: `In block ${block}, ${this.#option.dataset.title} has made ${channel_count} channels of your photo: maps of ${rows} × ${columns} numbers. Each channel answers to something else. Here are ${channels.length} strong ones. Choose one to follow.`,
+      title: t("how.gets"),
+      text: t("how.gets-text", { block, title: this.#option.dataset.title ?? "", channels: channel_count, rows, columns, shown: channels.length }),
       stage: () => [this.#photo(), this.#choices(features)],
-      note: "Orange is above zero, violet below.",
+      note: t("how.gets-note"),
     };
   }
 
@@ -196,7 +197,7 @@ class HowView extends HTMLElement {
     const source = document.getElementById("result-photo");
     const image = document.createElement("img");
     if (source instanceof HTMLImageElement) image.src = source.src;
-    image.alt = "The part of the photo that the network sees";
+    image.alt = t("how.seen");
     const [width, height] = JSON.parse(this.dataset.size ?? "[1, 1]");
     picture.style.aspectRatio = `${x1 - x0} / ${y1 - y0}`;
     Object.assign(image.style, {
@@ -218,7 +219,8 @@ class HowView extends HTMLElement {
       button.type = "button";
       button.dataset.pick = String(number);
       button.setAttribute("aria-pressed", String(number === this.#channel));
-      button.append(cells(channel.before, `Channel ${channel.index}`, topOf(channel)), caption(`channel ${channel.index}`));
+      const { index } = channel;
+      button.append(cells(channel.before, t("how.channel-label", { index }), topOf(channel)), caption(t("how.channel", { index })));
       const item = document.createElement("li");
       item.append(button);
       list.append(item);
@@ -234,23 +236,23 @@ class HowView extends HTMLElement {
     const own = values[index];
     const count = features.channel_count;
     const before = readMap(this.#taken(features, channel, gate));
-    const names = gate.paths.map(({ path }) => PATHS.get(path) ?? path);
+    const names = gate.paths.map(({ path }) => pathName(path));
+    const hasTop = gate.paths.some(({ path }) => path === "max");
     const pooled = gate.paths.map(({ pooled: each }) => /** @type {number[]} */ (each));
     const logits = gate.paths.map(({ logits: each }) => /** @type {number[]} */ (each)[index]);
     const places = before.values.length;
-    const lists = names.length > 1 ? "both lists" : "this list";
 
     /** @type {Step} */
     const pool = {
-      title: "What: forget the place",
-      text: `Channel attention asks what matters, so it forgets where. Of channel ${index} it keeps the ${names.join(" and the ")} of its ${places} numbers: ${pooled.map((each) => each[index].toFixed(3)).join(" and ")}. It does the same with all ${count} channels.`,
+      title: t("how.pool"),
+      text: t("how.pool-text", { index, names: names.join(t("how.and-the")), places, values: pooled.map((each) => each[index].toFixed(3)).join(t("list.and")), channels: count }),
       stage: () => {
-        const map = cells(this.#taken(features, channel, gate), `Channel ${index}`, topOf(channel));
+        const map = cells(this.#taken(features, channel, gate), t("how.channel-label", { index }), topOf(channel));
         const top = before.values.indexOf(Math.max(...before.values));
-        queueMicrotask(() => map.frame({ row: Math.floor(top / before.columns), column: top % before.columns }, names.includes("maximum") ? 1 : 0));
+        queueMicrotask(() => map.frame({ row: Math.floor(top / before.columns), column: top % before.columns }, hasTop ? 1 : 0));
         return [
-          box(map, caption(`channel ${index}${names.includes("maximum") ? "; the frame is around its maximum" : ""}`)),
-          stack(...gate.paths.map((path, at) => this.#strip(pooled[at], values, index, `${capital(names[at])} of each channel`, path))),
+          box(map, caption(t(hasTop ? "how.framed" : "how.channel", { index }))),
+          stack(...gate.paths.map((path, at) => this.#strip(pooled[at], values, index, t("how.of-each", { name: capital(names[at]) }), path))),
         ];
       },
     };
@@ -259,31 +261,34 @@ class HowView extends HTMLElement {
     const { weights, bias } = channel;
     if (weights && gate.paths.every(({ hidden }) => hidden)) {
       steps.push({
-        title: names.length > 1 ? "One small network reads both" : "A small network reads them",
-        text: `The same two layers read ${lists}: ${count} numbers become ${weights.length} hidden units, and these become ${count} numbers again. For channel ${index}, each unit counts with a weight of its own.`,
+        title: t(names.length > 1 ? "how.reads-both" : "how.reads-one"),
+        text: t(names.length > 1 ? "how.reads-both-text" : "how.reads-one-text", { channels: count, hidden: weights.length, index }),
         stage: () => [unitsTable(gate.paths, weights, bias ?? 0, logits, names)],
       });
     } else {
       steps.push({
-        title: "From neighbours to a number",
-        text: `A short window over the channels reads the list: channel ${index} and its neighbours make the logit ${logits[0].toFixed(3)}.`,
-        stage: () => [stack(...gate.paths.map((path) => this.#strip(/** @type {number[]} */ (path.logits), values, index, "Logits", path)))],
+        title: t("how.neighbours"),
+        text: t("how.neighbours-text", { index, logit: logits[0].toFixed(3) }),
+        stage: () => [stack(...gate.paths.map((path) => this.#strip(/** @type {number[]} */ (path.logits), values, index, t("how.logits"), path)))],
       });
     }
     const sum = logits.reduce((total, each) => total + each, gate.bias);
     steps.push({
-      title: names.length > 1 ? "Add both, squeeze into 0 to 1" : "Squeeze into 0 to 1",
-      text: `${names.length > 1 ? `Both paths are added: ${logits.map((each) => each.toFixed(3)).join(" + ")} = ${sum.toFixed(3)}. ` : ""}The sigmoid turns ${sum.toFixed(3)} into a gate between 0 and 1: ${own.toFixed(3)}.`,
-      stage: () => [sigmoidCurve(sum, own), this.#strip(values, values, index, "The gate of every channel, sorted", null, [0, 1])],
+      title: t(names.length > 1 ? "how.add-squeeze" : "how.squeeze"),
+      text: [
+        ...(names.length > 1 ? [t("how.added", { terms: logits.map((each) => each.toFixed(3)).join(" + "), sum: sum.toFixed(3) })] : []),
+        t("how.squeeze-text", { sum: sum.toFixed(3), gate: own.toFixed(3) }),
+      ].join(" "),
+      stage: () => [sigmoidCurve(sum, own), this.#strip(values, values, index, t("how.gates-sorted"), null, [0, 1])],
     });
     steps.push({
-      title: "Multiply the channel by its gate",
-      text: `Every number of channel ${index} is multiplied by ${own.toFixed(3)}. ${own >= 0.75 ? "Most of it stays." : own <= 0.25 ? "Little of it stays." : "A part of it stays."}`,
+      title: t("how.multiply"),
+      text: `${t("how.multiply-text", { index, gate: own.toFixed(3) })} ${t(own >= 0.75 ? "how.most-stays" : own <= 0.25 ? "how.little-stays" : "how.part-stays")}`,
       stage: () => {
         const taken = this.#taken(features, channel, gate);
         const top = Math.max(Math.abs(taken.min), Math.abs(taken.max));
         const scaled = { ...taken, min: taken.min * own, max: taken.max * own };
-        return [equation(box(cells(taken, `Channel ${index} before`, top), caption(span(taken.min, taken.max))), big(`× ${own.toFixed(3)} =`), box(cells(scaled, `Channel ${index} behind the channel gate`, top), caption(span(scaled.min, scaled.max))))];
+        return [equation(box(cells(taken, t("how.before", { index }), top), caption(span(taken.min, taken.max))), big(`× ${own.toFixed(3)} =`), box(cells(scaled, t("how.behind-channel-gate", { index }), top), caption(span(scaled.min, scaled.max))))];
       },
     });
     return steps;
@@ -322,13 +327,13 @@ class HowView extends HTMLElement {
     queueMicrotask(() => {
       if (strip instanceof GateBars) strip.mark(order.indexOf(index));
     });
-    return box(strip, caption(`${title}${path ? ", in the order of the gate" : ""}; the line is channel ${index}: ${list[index].toFixed(3)}`));
+    return box(strip, caption(t(path ? "how.strip-ordered" : "how.strip", { title, index, value: list[index].toFixed(3) })));
   }
 
   /** @param {Features} features @param {Gate} gate @returns {Step[]} */
   #spatial_steps(features, gate) {
     const planes = gate.paths.map(({ pooled }) => readMap(/** @type {MapMessage} */ (pooled)));
-    const names = gate.paths.map(({ path }) => PATHS.get(path) ?? path);
+    const names = gate.paths.map(({ path }) => pathName(path));
     const [first] = planes;
     const { rows, columns } = first;
     const map = readMap(/** @type {MapMessage} */ (gate.map));
@@ -337,32 +342,32 @@ class HowView extends HTMLElement {
     const n = features.channel_count;
     /** @type {Step} */
     const look = {
-      title: "Where: forget the channel",
-      text: `Spatial attention asks where. At each of the ${rows * columns} places it keeps the ${names.join(" and the ")} over all ${n} channels: ${names.length > 1 ? "two maps" : "one map"}.`,
-      stage: () => [row(...gate.paths.map(({ pooled }, i) => box(cells(/** @type {MapMessage} */ (pooled), `${capital(names[i])} over the channels`), caption(`${names[i]}: ${span(planes[i].min, planes[i].max)}`))))],
+      title: t("how.look"),
+      text: t(names.length > 1 ? "how.look-two" : "how.look-one", { places: rows * columns, names: names.join(t("how.and-the")), channels: n }),
+      stage: () => [row(...gate.paths.map(({ pooled }, i) => box(cells(/** @type {MapMessage} */ (pooled), t("inside.over-channels", { name: capital(names[i]) })), caption(t("titled", { title: names[i], text: span(planes[i].min, planes[i].max) })))))],
     };
     /** @type {Step} */
     const slide = {
-      title: `A ${size} × ${size} window slides over both`,
-      text: "At every place the window multiplies what it covers with its weights and adds all up. The sum, squeezed into 0 to 1, is the gate of the place in its middle. Move over a map, or use the arrow keys on it.",
+      title: t(names.length > 1 ? "how.slide-both" : "how.slide-one", { size }),
+      text: t("how.slide-text"),
       stage: () => [this.#window(gate, at)],
     };
-    if (names.length < 2) slide.title = `A ${size} × ${size} window slides over it`;
     const channel = this.#followed(features);
     const taken = this.#taken(features, channel, gate);
     const own = map.values[at.row * columns + at.column];
     /** @type {Step} */
     const product = {
-      title: "Multiply each place by its gate",
-      text: `The same map of gates is multiplied with every channel. At row ${at.row + 1}, column ${at.column + 1} it is ${own.toFixed(3)}.`,
+      title: t("how.product"),
+      text: t("how.product-text", { row: at.row + 1, column: at.column + 1, gate: own.toFixed(3) }),
       stage: () => {
         const top = Math.max(Math.abs(taken.min), Math.abs(taken.max));
         const before = readMap(taken);
         const scaled = before.values.map((value, i) => value * map.values[i]);
         const behind = new CellMap();
+        const { index } = channel;
         const [min, max] = [Math.min(...scaled), Math.max(...scaled)];
-        behind.show({ map: { ...before, values: scaled, min, max }, label: `Channel ${channel.index} behind both`, signed: true, high: top });
-        return [equation(box(cells(taken, `Channel ${channel.index} before the spatial gate`, top), caption(`channel ${channel.index}`)), big("×"), box(cells(/** @type {MapMessage} */ (gate.map), "The spatial gate"), caption(`gate: ${span(map.min, map.max)}`)), big("="), box(behind, caption(span(min, max))))];
+        behind.show({ map: { ...before, values: scaled, min, max }, label: t("how.behind-both", { index }), signed: true, high: top });
+        return [equation(box(cells(taken, t("how.before-spatial-gate", { index }), top), caption(t("how.channel", { index }))), big("×"), box(cells(/** @type {MapMessage} */ (gate.map), t("how.spatial-gate")), caption(t("how.gate-span", { span: span(map.min, map.max) }))), big("="), box(behind, caption(span(min, max))))];
       },
     };
     return [look, slide, product];
@@ -379,16 +384,16 @@ class HowView extends HTMLElement {
     const reach = (size - 1) * gate.dilation + 1;
     const maps = gate.paths.map(({ path }, i) => {
       const map = new CellMap();
-      map.show({ map: planes[i], label: `${capital(PATHS.get(path) ?? path)} over the channels; move the window`, choose: true });
+      map.show({ map: planes[i], label: t("how.over-move", { name: capital(pathName(path)) }), choose: true });
       return map;
     });
     const whole = new CellMap();
-    whole.show({ map: readMap(/** @type {MapMessage} */ (gate.map)), label: "The spatial gate; move the window", low: 0, high: 1, choose: true });
+    whole.show({ map: readMap(/** @type {MapMessage} */ (gate.map)), label: t("how.gate-move"), low: 0, high: 1, choose: true });
     const most = Math.max(...gate.paths.flatMap(({ window }) => (window ?? []).flat().map(Math.abs)), 1e-6);
     const weights = gate.paths.map(({ path, window }) => {
       const picture = new CellMap();
       const values = Float32Array.from((window ?? []).flat());
-      picture.show({ map: { rows: size, columns: size, values, min: -most, max: most, mean: 0 }, label: `The window's weights for the ${PATHS.get(path) ?? path}`, signed: true, high: most });
+      picture.show({ map: { rows: size, columns: size, values, min: -most, max: most, mean: 0 }, label: t("how.window-weights", { name: pathName(path) }), signed: true, high: most });
       return picture;
     });
     const sums = gate.paths.map(() => caption(""));
@@ -401,20 +406,20 @@ class HowView extends HTMLElement {
       const sum = parts.reduce((all, part) => all + part, gate.bias);
       const value = 1 / (1 + Math.exp(-sum));
       parts.forEach((part, i) => {
-        sums[i].textContent = signed(`plane × weights, added up: ${part.toFixed(3)}`);
+        sums[i].textContent = signed(t("how.added-up", { value: part.toFixed(3) }));
       });
       const terms = [...parts.map((part) => part.toFixed(3)), gate.bias.toFixed(3)].join(" + ").replaceAll("+ -", "− ");
-      total.textContent = signed(`Row ${cell.row + 1}, column ${cell.column + 1}: ${terms} = ${sum.toFixed(3)} → sigmoid → ${value.toFixed(3)}`);
+      total.textContent = signed(t("how.sum-at", { row: cell.row + 1, column: cell.column + 1, terms, sum: sum.toFixed(3), gate: value.toFixed(3) }));
       for (const map of maps) map.frame(cell, reach);
       whole.frame(cell, 1);
     };
     const stage = document.createElement("div");
     stage.className = "how-window";
     gate.paths.forEach(({ path }, i) => {
-      const name = PATHS.get(path) ?? path;
-      stage.append(box(maps[i], caption(`${name} over the channels`)), box(weights[i], caption(`its weights, ±${most.toFixed(2)}`), sums[i]));
+      const name = pathName(path);
+      stage.append(box(maps[i], caption(t("inside.over-channels", { name }))), box(weights[i], caption(t("how.its-weights", { most: most.toFixed(2) })), sums[i]));
     });
-    stage.append(box(whole, caption("the gate, from 0 to 1")), total);
+    stage.append(box(whole, caption(t("how.the-gate"))), total);
     stage.addEventListener("cell-choice", (event) => {
       if (event instanceof CustomEvent) show(event.detail);
     });
@@ -425,14 +430,15 @@ class HowView extends HTMLElement {
   /** A gate that does not say how it comes to its values. @param {Gate} gate @returns {Step} */
   #plain_step(gate) {
     const { kind, map } = gate;
+    const { title, word, says } = named(kind);
     const plane = planeOf(map, kind);
     return {
-      title: capital(kind.title),
-      text: `The ${kind.title} ${kind.says}`,
+      title: capital(title),
+      text: t("inside.says", { title, says }),
       stage: () => [
         plane
-          ? row(box(cells(plane, kind.title), caption(`${kind.word}: ${span(plane.min, plane.max)}`)))
-          : box(bars(/** @type {number[]} */ (map), falling(/** @type {number[]} */ (map)), Math.min(0, .../** @type {number[]} */ (map)), Math.max(0, .../** @type {number[]} */ (map)), 0, kind.title, kind.neutral), caption("one bar per channel, sorted")),
+          ? row(box(cells(plane, title), caption(t("titled", { title: word, text: span(plane.min, plane.max) }))))
+          : box(bars(/** @type {number[]} */ (map), falling(/** @type {number[]} */ (map)), Math.min(0, .../** @type {number[]} */ (map)), Math.max(0, .../** @type {number[]} */ (map)), 0, title, kind.neutral), caption(t("how.one-bar"))),
       ],
     };
   }
@@ -442,15 +448,16 @@ class HowView extends HTMLElement {
     const { channels, gates } = features;
     const applied = gates.filter(({ kind }) => kind.use !== "shown").length;
     return {
-      title: "What goes on to the next block",
-      text: `The same channels before and behind ${applied > 1 ? "the gates" : "the gate"}. The block adds its input to this, and the next block begins anew.`,
+      title: t("how.next-block"),
+      text: t(applied > 1 ? "how.next-gates" : "how.next-gate"),
       stage: () => {
         const list = document.createElement("ul");
         list.className = "how-pairs";
         for (const channel of channels) {
           const item = document.createElement("li");
           const top = topOf(channel);
-          item.append(cells(channel.before, `Channel ${channel.index} before`, top), cells(channel.after, `Channel ${channel.index} behind`, top), caption(`channel ${channel.index}`));
+          const { index } = channel;
+          item.append(cells(channel.before, t("how.before", { index }), top), cells(channel.after, t("how.behind", { index }), top), caption(t("how.channel", { index })));
           list.append(item);
         }
         return [list];
@@ -555,15 +562,15 @@ function unitsTable(paths, weights, bias, logits, names) {
     return tr;
   };
   const head = document.createElement("thead");
-  head.append(line(["Hidden unit", "weight", ...names.flatMap((name) => [`${name}: unit`, "adds"])], true));
+  head.append(line([t("how.unit-head"), t("how.weight"), ...names.flatMap((name) => [t("how.path-unit", { name }), t("how.adds")])], true));
   const rows = document.createElement("tbody");
   for (const unit of shown) {
-    rows.append(line([`unit ${unit + 1}`, weights[unit].toFixed(3), ...hidden.flatMap((values, i) => [values[unit].toFixed(3), adds(unit)[i].toFixed(3)])]));
+    rows.append(line([t("how.unit", { number: unit + 1 }), weights[unit].toFixed(3), ...hidden.flatMap((values, i) => [values[unit].toFixed(3), adds(unit)[i].toFixed(3)])]));
   }
-  if (order.length > shown.length) rows.append(line([`${order.length - shown.length} others`, "", ...rest.flatMap((each) => ["", each.toFixed(3)])]));
-  rows.append(line(["bias", "", ...logits.flatMap(() => ["", bias.toFixed(3)])]));
+  if (order.length > shown.length) rows.append(line([t("how.others", { number: order.length - shown.length }), "", ...rest.flatMap((each) => ["", each.toFixed(3)])]));
+  rows.append(line([t("how.bias"), "", ...logits.flatMap(() => ["", bias.toFixed(3)])]));
   const foot = document.createElement("tfoot");
-  foot.append(line(["logit", "", ...logits.flatMap((each) => ["", each.toFixed(3)])]));
+  foot.append(line([t("how.logit"), "", ...logits.flatMap((each) => ["", each.toFixed(3)])]));
   table.append(head, rows, foot);
   return table;
 }
@@ -578,7 +585,7 @@ function sigmoidCurve(at, value) {
   svg.setAttribute("class", "how-curve");
   svg.setAttribute("preserveAspectRatio", "none");
   svg.setAttribute("role", "img");
-  svg.setAttribute("aria-label", `The sigmoid: ${at.toFixed(3)} becomes ${value.toFixed(3)}`);
+  svg.setAttribute("aria-label", t("how.sigmoid", { from: at.toFixed(3), to: value.toFixed(3) }));
   const points = Array.from({ length: 65 }, (_, i) => -6 + (12 * i) / 64);
   const path = (/** @type {string} */ name, /** @type {string} */ d) => {
     const element = document.createElementNS(SVG, "path");
@@ -590,7 +597,7 @@ function sigmoidCurve(at, value) {
   path("how-axis", "M-6 1H6M0 0V1");
   path("how-line", `M${points.map((p) => `${p} ${1 - 1 / (1 + Math.exp(-p))}`).join("L")}`);
   path("how-drop", `M${x} 1V${1 - value}H-6`);
-  return box(svg, caption(`sigmoid(${at.toFixed(3)}) = ${value.toFixed(3)}`));
+  return box(svg, caption(t("how.sigmoid-of", { from: at.toFixed(3), to: value.toFixed(3) })));
 }
 
 customElements.define("how-view", HowView);

@@ -15,6 +15,8 @@ import {
   cells,
   falling,
   fill,
+  named,
+  pathName,
   percent,
   planeOf,
   span,
@@ -25,8 +27,9 @@ import {
 import { Refused } from "../lib/ask.js";
 import { all, one } from "../lib/dom.js";
 import { onShown } from "../lib/events.js";
-import { FeatureSource, PATHS } from "../lib/features.js";
+import { FeatureSource } from "../lib/features.js";
 import { readMap } from "../lib/maps.js";
+import { sentence, t } from "../lib/words.js";
 
 /** @import { Channel, Features, Gate, Path } from "../lib/features.js" */
 /** @import { MapMessage } from "../lib/maps.js" */
@@ -197,7 +200,7 @@ class InsideView extends HTMLElement {
     const at = this.#blocks.findIndex(({ dataset }) => dataset.block === block);
     const [rows, columns] = channels[0].before.shape;
     fill(this.#panel, "block", block);
-    fill(this.#panel, "size", `block ${at + 1} of ${this.#blocks.length} · ${channel_count} channels of ${rows} × ${columns} places`);
+    fill(this.#panel, "size", t("inside.place", { at: at + 1, count: this.#blocks.length, channels: channel_count, rows, columns }));
     const place = one(this.#panel, "[data-slot=gates]", HTMLElement);
     place.replaceChildren(...gates.map((gate) => this.#gate(gate)));
     const numbers = one(this.#panel, "[name=channel]", HTMLInputElement);
@@ -217,14 +220,15 @@ class InsideView extends HTMLElement {
   /** @param {Gate} gate */
   #gate(gate) {
     const { kind, judgement } = gate;
+    const { title, says } = named(kind);
     const article = this.#template("gate");
     article.dataset.gate = gate.name;
-    fill(article, "title", capital(kind.title));
-    fill(article, "says", `The ${kind.title} ${kind.says}`);
-    fill(article, "sentence", judgement?.sentence ?? "");
+    fill(article, "title", capital(title));
+    fill(article, "says", t("inside.says", { title, says }));
+    fill(article, "sentence", judgement ? sentence("judged", judgement.said) : "");
     if (judgement?.usual_spread) {
       const usual = judgement.usual_spread.toFixed(2);
-      fill(article, "usual", `Its values spread by ${judgement.spread.toFixed(2)} in this photo, by ${usual} on average.`);
+      fill(article, "usual", t("inside.usual", { spread: judgement.spread.toFixed(2), usual }));
     }
     one(article, "[data-slot=picture]", HTMLElement).append(...this.#pictures(gate));
     const share = one(article, ".share", HTMLElement);
@@ -234,7 +238,7 @@ class InsideView extends HTMLElement {
       const shut = one(share, ".share-shut", SVGRectElement);
       shut.setAttribute("x", String(100 - 100 * judgement.shut));
       shut.setAttribute("width", String(100 * judgement.shut));
-      fill(share, "share", `${percent(judgement.open)} open (0.75 or more) · ${percent(judgement.shut)} shut (0.25 or less)`);
+      fill(share, "share", t("inside.share", { open: percent(judgement.open), shut: percent(judgement.shut) }));
     }
     const paths = one(article, "[data-slot=paths]", HTMLElement);
     paths.append(...gate.paths.map((path) => this.#path(gate, path)));
@@ -249,20 +253,21 @@ class InsideView extends HTMLElement {
   #pictures({ kind, name, map }) {
     /** @type {HTMLElement[]} */
     const found = [];
+    const { title, word } = named(kind);
     const plane = planeOf(map, kind);
     if (plane) {
       const element = document.createElement("gate-map");
-      const label = `${capital(kind.title)} of ${name} over the photo`;
+      const label = t("inside.over-photo", { title: capital(title), name });
       const { view } = this.#section.dataset;
       Object.assign(element.dataset, { map: JSON.stringify(plane), view, size: this.dataset.size, label, photo: "result-photo" });
-      found.push(element, caption(`${kind.word}: ${span(plane.min, plane.max)}`));
+      found.push(element, caption(t("titled", { title: word, text: span(plane.min, plane.max) })));
     }
     if (Array.isArray(map)) {
       const order = falling(map);
-      const label = `${capital(kind.title)} of ${name}: ${map.length} channels, sorted`;
+      const label = t("inside.sorted", { title: capital(title), name, number: map.length });
       const [low, high] = [kind.lowest ?? Math.min(0, ...map), kind.highest ?? Math.max(0, ...map)];
       found.push(bars(map, order, low, high, kind.lowest ?? 0, label, kind.neutral));
-      found.push(caption(`${kind.word}: ${span(Math.min(...map), Math.max(...map))}, sorted; press a bar to see its channel`));
+      found.push(caption(t("inside.press", { word, span: span(Math.min(...map), Math.max(...map)) })));
     }
     return found;
   }
@@ -273,22 +278,22 @@ class InsideView extends HTMLElement {
    */
   #path(gate, path) {
     const section = this.#template("path");
-    const title = PATHS.get(path.path) ?? path.path;
-    fill(section, "title", `${capital(title)} path`);
+    const name = pathName(path.path);
+    fill(section, "title", t("inside.path", { name: capital(name) }));
     const pictures = one(section, "[data-slot=pictures]", HTMLElement);
     if (Array.isArray(path.logits) && Array.isArray(gate.map)) {
       // In the order of the gate's own bars above, all paths on one scale.
       const most = Math.max(...gate.paths.flatMap(({ logits }) => (Array.isArray(logits) ? logits.map(Math.abs) : [])), 1e-6);
-      const label = `Logits of the ${title} path, in the order of the gate`;
+      const label = t("inside.logits-ordered", { name });
       pictures.append(bars(path.logits, falling(gate.map), -most, most, 0, label, 0));
-      fill(section, "note", `logits ${span(Math.min(...path.logits), Math.max(...path.logits))}, in the order of the gate`);
+      fill(section, "note", t("inside.logits-span", { span: span(Math.min(...path.logits), Math.max(...path.logits)) }));
     } else if (!Array.isArray(path.logits) && !Array.isArray(path.pooled)) {
       const most = Math.max(...gate.paths.flatMap(({ logits }) => (Array.isArray(logits) ? [] : [Math.abs(logits.min), Math.abs(logits.max)])), 1e-6);
       pictures.append(
-        cells(path.pooled, `${capital(title)} over the channels`),
-        cells(path.logits, `Logits of the ${title} path`, most),
+        cells(path.pooled, t("inside.over-channels", { name: capital(name) })),
+        cells(path.logits, t("inside.logits", { name }), most),
       );
-      fill(section, "note", `over the channels ${span(path.pooled.min, path.pooled.max)} → logits ${span(path.logits.min, path.logits.max)}`);
+      fill(section, "note", t("inside.plane-span", { pooled: span(path.pooled.min, path.pooled.max), logits: span(path.logits.min, path.logits.max) }));
     }
     return section;
   }
@@ -304,12 +309,13 @@ class InsideView extends HTMLElement {
       const pair = document.createElement("span");
       pair.className = "before-after";
       pair.append(
-        cells(channel.before, `Channel ${channel.index} before the gates`, top),
-        cells(channel.after, `Channel ${channel.index} behind the gates`, top),
+        cells(channel.before, t("inside.channel-before", { index: channel.index }), top),
+        cells(channel.after, t("inside.channel-behind", { index: channel.index }), top),
       );
       const text = document.createElement("span");
       text.className = "small";
-      text.textContent = `${channel.index}${valueOf(channel.index, gates)}`;
+      const value = valueOf(channel.index, gates);
+      text.textContent = `${channel.index}${value === undefined ? "" : ` × ${value.toFixed(2)}`}`;
       button.append(pair, text);
       const item = document.createElement("li");
       item.append(button);
@@ -356,19 +362,21 @@ class InsideView extends HTMLElement {
     const shut = gates.flatMap((gate) => (gate.shut ? [readMap(gate.shut)] : []))[0];
     const closed = shut ? shut.values.reduce((sum, value) => sum + value, 0) : 0;
     const figure = one(this.#panel, "[data-slot=channel]", HTMLElement);
-    /** @type {(map: MapMessage, title: string, crossed?: ArrayLike<number>) => HTMLElement} */
-    const part = (map, title, crossed) => {
+    const { index } = channel;
+    /** @type {(map: MapMessage, side: "before" | "behind", crossed?: ArrayLike<number>) => HTMLElement} */
+    const part = (map, side, crossed) => {
       const box = document.createElement("div");
-      box.append(cells(map, `Channel ${channel.index} ${title}`, top, crossed), caption(`${title}: ${span(map.min, map.max)}`));
+      box.append(cells(map, t(`inside.channel-${side}`, { index }), top, crossed), caption(t(`inside.${side}`, { span: span(map.min, map.max) })));
       return box;
     };
     const words = document.createElement("figcaption");
-    const gate = valueOf(channel.index, gates, "The channel gate lets ", " of it through. ");
-    const places = shut ? `The spatial gate shuts ${closed} of ${shut.values.length} places (crossed out).` : "";
-    words.textContent = `Channel ${channel.index}. ${gate}${places}`;
+    const value = valueOf(index, gates);
+    const gate = value === undefined ? "" : `${t("inside.lets", { percent: percent(value) })} `;
+    const places = shut ? t("inside.shuts", { number: closed, all: shut.values.length }) : "";
+    words.textContent = `${t("inside.channel", { index })} ${gate}${places}`;
     const maps = document.createElement("div");
     maps.className = "channel-maps";
-    maps.append(part(channel.before, "before the gates"), part(channel.after, "behind the gates", shut?.values));
+    maps.append(part(channel.before, "before"), part(channel.after, "behind", shut?.values));
     figure.replaceChildren(maps, words);
   }
 }

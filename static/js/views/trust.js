@@ -10,6 +10,7 @@ import { all, json, one } from "../lib/dom.js";
 import { ask, Refused } from "../lib/ask.js";
 import { onTarget } from "../lib/events.js";
 import { colours, enlarged, painted, pencil, readMap } from "../lib/maps.js";
+import { sentence, t } from "../lib/words.js";
 
 /** @import { MapMessage, View } from "../lib/maps.js" */
 
@@ -20,7 +21,7 @@ import { colours, enlarged, painted, pencil, readMap } from "../lib/maps.js";
  * @typedef {{stage: string, map: MapMessage, rank_correlation: number | null, ssim: number}} Stage
  * @typedef {{stages: Stage[], centre_rank_correlation: number | null}} Strip
  * @typedef {{hit: boolean, energy: number, ious: {threshold: number, iou: number}[], centre_hit: boolean, uniform_energy: number, uniform_iou: number}} InBox
- * @typedef {{model: string, target_probability: number, map: MapMessage, view: View, curves: Curves | null, randomisation: Strip | null, box: InBox | null, verdict: string}} Tried
+ * @typedef {{model: string, target_probability: number, map: MapMessage, view: View, curves: Curves | null, randomisation: Strip | null, box: InBox | null, said: import("../lib/words.js").Said[]}} Tried
  *
  * @typedef {"deletion" | "insertion"} Way
  */
@@ -103,7 +104,7 @@ class TrustView extends HTMLElement {
     try {
       for (const [number, model] of this.#models.entries()) {
         const article = one(section, `article[data-model="${CSS.escape(model)}"]`, HTMLElement);
-        status.textContent = `${article.dataset.title}: ${number + 1} of ${this.#models.length}`;
+        status.textContent = t("trust.at", { title: article.dataset.title ?? "", at: number + 1, all: this.#models.length });
         const [tried] = await this.#tried({ ...ASKS[what], models: [model] }, running.signal);
         article.replaceChildren(...(what === "curves" ? this.#curves(article, tried) : this.#strip(article, tried)));
         article.hidden = false;
@@ -112,7 +113,7 @@ class TrustView extends HTMLElement {
       }
       status.textContent = "";
     } catch (error) {
-      status.textContent = running.signal.aborted ? "Cancelled." : said(error);
+      status.textContent = running.signal.aborted ? t("cancelled") : failure(error);
     } finally {
       if (this.#running === running) this.#running = undefined;
       busy(false);
@@ -133,7 +134,7 @@ class TrustView extends HTMLElement {
    * @param {HTMLElement} article
    * @param {Tried} tried
    */
-  #curves(article, { map, view, curves, verdict }) {
+  #curves(article, { map, view, curves, said }) {
     if (!curves) throw new TypeError("The answer has no curves.");
     const heat = document.createElement("heat-map");
     Object.assign(heat.dataset, {
@@ -146,9 +147,9 @@ class TrustView extends HTMLElement {
     return [
       made("h4", article.dataset.title ?? ""),
       heat,
-      made("p", verdict, "says"),
-      this.#chart(curves, "deletion", "Taken away", "lower is better"),
-      this.#chart(curves, "insertion", "Given back", "higher is better"),
+      made("p", told(said), "says"),
+      this.#chart(curves, "deletion", t("trust.taken"), t("trust.lower")),
+      this.#chart(curves, "insertion", t("trust.given"), t("trust.higher")),
     ];
   }
 
@@ -175,17 +176,16 @@ class TrustView extends HTMLElement {
     );
     const area = (/** @type {Order} */ order) => (way === "deletion" ? order.deletion_area : order.insertion_area);
     const areas = random.map(area);
-    const spread = areas.length ? `${short(Math.min(...areas))} to ${short(Math.max(...areas))}` : "none";
-    const name = way === "deletion" ? "deletion" : "insertion";
-    svg.setAttribute("aria-label", `${title} (${name}): area ${short(area(map))}, the centre ${short(area(centre))}, random orders ${spread}`);
+    const spread = areas.length ? t("span", { low: short(Math.min(...areas)), high: short(Math.max(...areas)) }) : t("trust.none");
+    svg.setAttribute("aria-label", t(`trust.${way}`, { title, area: short(area(map)), centre: short(area(centre)), random: spread }));
     const figure = made("figure", "", "chart");
     const plot = made("div", "", "plot");
     plot.append(made("span", percent(top), "axis top"), svg, made("span", "0\u00a0%", "axis low"));
     const caption = made("figcaption", "");
     const own = made("p", "");
-    own.append(made("b", `${title}: ${short(area(map))}`), ` ${better}`);
+    own.append(made("b", t("titled", { title, text: short(area(map)) })), ` ${better}`);
     own.dataset.area = String(area(map));
-    caption.append(own, made("p", `centre ${short(area(centre))} · random ${spread}`, "small"));
+    caption.append(own, made("p", t("trust.areas", { centre: short(area(centre)), random: spread }), "small"));
     figure.append(plot, caption);
     return figure;
   }
@@ -194,19 +194,19 @@ class TrustView extends HTMLElement {
    * @param {HTMLElement} article
    * @param {Tried} tried
    */
-  #strip(article, { map, randomisation, verdict }) {
+  #strip(article, { map, randomisation, said }) {
     if (!randomisation) throw new TypeError("The answer has no random networks.");
     const list = made("ol", "", "tiles");
-    list.append(this.#tile(map, "as trained", "", article.dataset.title ?? ""));
+    list.append(this.#tile(map, t("trust.trained"), "", article.dataset.title ?? ""));
     randomisation.stages.forEach(({ stage, map: each, rank_correlation: alike }, number) => {
-      const value = alike === null ? "no evidence" : signed(alike);
+      const value = alike === null ? t("trust.no-evidence") : signed(alike);
       const tile = this.#tile(each, `${number ? "+ " : ""}${stage}`, value, article.dataset.title ?? "");
       tile.dataset.alike = String(alike);
       list.append(tile);
     });
     const centre = randomisation.centre_rank_correlation;
-    const control = centre === null ? "" : `For comparison: with a map of the centre alone it has ${signed(centre)}.`;
-    return [made("h4", article.dataset.title ?? ""), made("p", verdict, "says"), list, made("p", control, "small")];
+    const control = centre === null ? "" : t("trust.control", { value: signed(centre) });
+    return [made("h4", article.dataset.title ?? ""), made("p", told(said), "says"), list, made("p", control, "small")];
   }
 
   /**
@@ -220,7 +220,7 @@ class TrustView extends HTMLElement {
     const canvas = document.createElement("canvas");
     canvas.width = canvas.height = TILE_PX;
     canvas.setAttribute("role", "img");
-    canvas.setAttribute("aria-label", `Map of ${title}, ${stage}${value ? `: ${value}` : ""}`);
+    canvas.setAttribute("aria-label", t(value ? "trust.tile-value" : "trust.tile", { title, stage, value }));
     if (map.max > 0) {
       const values = enlarged(map, TILE_PX, TILE_PX);
       const table = colours("inferno");
@@ -248,7 +248,7 @@ class TrustView extends HTMLElement {
       place.replaceChildren(this.#table(found));
     } catch (error) {
       if (judging.signal.aborted) return;
-      place.replaceChildren(made("p", said(error), "trouble"));
+      place.replaceChildren(made("p", failure(error), "trouble"));
     }
     place.removeAttribute("aria-busy");
   }
@@ -257,7 +257,7 @@ class TrustView extends HTMLElement {
   #table(found) {
     const table = made("table", "");
     const head = made("tr", "");
-    for (const title of ["", "in the box", "hottest point", "box around the heat"]) {
+    for (const title of ["", t("trust.in-box"), t("trust.hottest"), t("trust.around")]) {
       const cell = made(title ? "th" : "td", title);
       if (title) cell.setAttribute("scope", "col");
       head.append(cell);
@@ -266,11 +266,11 @@ class TrustView extends HTMLElement {
     for (const { model, box } of found) {
       if (!box) continue;
       const title = one(this, `article[data-model="${CSS.escape(model)}"]`, HTMLElement).dataset.title ?? model;
-      table.append(this.#row(title, percent(box.energy), box.hit ? "inside" : "outside", `IoU ${box.ious[0].iou.toFixed(2)}`, box));
+      table.append(this.#row(title, percent(box.energy), box.hit ? t("trust.inside") : t("trust.outside"), `IoU ${box.ious[0].iou.toFixed(2)}`, box));
     }
     const first = found[0]?.box;
     if (first) {
-      const blind = this.#row("knows nothing", percent(first.uniform_energy), first.centre_hit ? "centre inside" : "centre outside", `IoU ${first.uniform_iou.toFixed(2)}`);
+      const blind = this.#row(t("trust.knows-nothing"), percent(first.uniform_energy), first.centre_hit ? t("trust.centre-inside") : t("trust.centre-outside"), `IoU ${first.uniform_iou.toFixed(2)}`);
       blind.className = "blind";
       table.append(blind);
     }
@@ -331,8 +331,16 @@ function percent(share) {
   return `${Math.round(share * 100)}\u00a0%`;
 }
 
+/**
+ * What it comes to, in the page's words.
+ * @param {import("../lib/words.js").Said[]} sentences
+ */
+function told(sentences) {
+  return sentences.map((each) => sentence("tried", each)).join(" ");
+}
+
 /** @param {unknown} error */
-function said(error) {
+function failure(error) {
   if (error instanceof Refused) return `${error.title}. ${error.detail}`;
   throw error;
 }

@@ -9,6 +9,7 @@ import { HeatMap } from "../elements/heat-map.js";
 import { PaintMask } from "../elements/paint-mask.js";
 import { all, json, one } from "../lib/dom.js";
 import { onTarget, sayGates } from "../lib/events.js";
+import { language, t } from "../lib/words.js";
 
 const PRESETS = ["open", "mean"];
 
@@ -231,12 +232,13 @@ class WhatIf extends HTMLElement {
       body.set("photo", photo);
     }
     try {
-      const headers = { Accept: "text/html", "X-Fragment": "what-if" };
+      const headers = { Accept: "text/html", "X-Fragment": "what-if", ...language() };
       const response = await fetch(form.action, { method: "POST", headers, body });
       return new DOMParser().parseFromString(await response.text(), "text/html");
     } catch {
-      const alert = "<div class='error' role='alert'><strong>No answer from the server</strong></div>";
-      return new DOMParser().parseFromString(alert, "text/html");
+      const page = new DOMParser().parseFromString("<div class='error' role='alert'><strong></strong></div>", "text/html");
+      one(page, "strong", HTMLElement).textContent = t("failed.no-answer");
+      return page;
     }
   }
 
@@ -312,7 +314,7 @@ class WhatIf extends HTMLElement {
     this.#painted = gate;
     this.#mask.hidden = !gate;
     this.#mask.value = how;
-    this.#mask.setAttribute("aria-label", gate ? `Paint ${gate}` : "");
+    this.#mask.setAttribute("aria-label", gate ? t("mask.paint", { gate }) : "");
     const control = this.#selectOf(gate)?.closest("fieldset");
     control?.append(this.#mask); // beside what it belongs to
   }
