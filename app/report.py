@@ -20,7 +20,7 @@ from cbam.cards.reliance import reliance
 from cbam.evaluate.recall_curves import curve_picture
 from cbam.explain.detection import Detected
 from cbam.explain.explanation import Explanation
-from cbam.explain.verdict import verdict
+from cbam.explain.verdict import counted, verdict
 from cbam.sheets import compare_sheet, detect_sheet
 
 

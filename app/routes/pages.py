@@ -226,7 +226,10 @@ def measured(cards: Iterable[Card]) -> list[dict[str, Any]]:
                 "held_command": gates.get("command", ""),
             }
         )
-    return [{"title": titles[name], "models": members} for name, members in families.items()]
+    return [
+        {"name": name, "title": titles[name], "models": members}
+        for name, members in families.items()
+    ]
 
 
 def measured_detection(detectors: Iterable[answers.DetectorInfo]) -> list[dict[str, Any]]:
@@ -249,6 +252,7 @@ def _detection(members: Sequence[answers.DetectorInfo]) -> dict[str, Any]:
     others = [other for other in members if any(difference(each, other) for each in members)]
     compared = [found for each in members for other in others if (found := difference(each, other))]
     return {
+        "name": members[0].family,
         "title": members[0].family_title,
         "data": members[0].data,
         "size_px": members[0].input_size,

@@ -2,6 +2,8 @@
 // What several detectors found in a photo, as things: boxes around the same place, of the same class,
 // are the same thing, by the rule of `counterparts` in cbam/explain/detection.py. A thing is one class.
 
+import { listed, t } from "./words.js";
+
 /**
  * In pixels of the photo.
  * @typedef {{x0: number, y0: number, x1: number, y1: number}} Rectangle
@@ -99,7 +101,7 @@ function best({ rectangles }, detections, numbers) {
   return able.sort((one, other) => share(other) - share(one))[0];
 }
 
-const ORDINALS = ["", "", "second ", "third ", "fourth ", "fifth ", "sixth ", "seventh ", "eighth ", "ninth ", "tenth "];
+const ORDINALS = 10; // the second to the tenth of a class have a word for it
 
 /**
  * A thing among all of them, with an article: "a sheep", "a second sheep".
@@ -108,22 +110,15 @@ const ORDINALS = ["", "", "second ", "third ", "fourth ", "fifth ", "sixth ", "s
  */
 export function named(all, thing) {
   const same = all.filter(({ label }) => label === thing.label);
-  const ordinal = ORDINALS[same.indexOf(thing) + 1] ?? "further ";
-  const words = `${ordinal}${thing.label}`;
-  return article(words);
+  const number = same.indexOf(thing) + 1;
+  const { label } = thing;
+  if (number <= 1) return article(label);
+  return article(t(number > ORDINALS ? "nth.more" : `nth.${number}`, { label }));
 }
 
 /** @param {string} words */
 function article(words) {
-  return `${/^[aeiou]/i.test(words) ? "an" : "a"} ${words}`;
-}
-
-/**
- * "A", "A and B", "A, B and C".
- * @param {string[]} names
- */
-export function listed(names) {
-  return names.length > 1 ? `${names.slice(0, -1).join(", ")} and ${names.at(-1)}` : names.join("");
+  return t(/^[aeiou]/i.test(words) ? "find.an" : "find.a", { words });
 }
 
 /**
@@ -148,19 +143,18 @@ export function difference(all, thing, titles, answers) {
   const finders = answers.filter(({ model }) => thing.boxes.has(model));
   const others = answers.filter(({ model }) => !thing.boxes.has(model));
   if (!others.length) return "";
-  const finds = finders.length > 1 ? "find" : "finds";
-  const misses = others.length > 1 ? "miss" : "misses";
   const who = listed(finders.map(({ model }) => title(model)));
   const missing = listed(others.map(({ model }) => title(model)));
   const asides = others.flatMap(({ model, detections }) => {
     const instead = thing.instead.get(model);
     const nearly = thing.nearly.get(model);
-    if (instead !== undefined) return [`${title(model)} says ${detections[instead].label}`];
-    if (nearly !== undefined) return [`${title(model)} gives it only ${percent(detections[nearly].score)}`];
+    if (instead !== undefined) return [t("find.says-instead", { name: title(model), label: detections[instead].label })];
+    if (nearly !== undefined) return [t("find.gives-only", { name: title(model), score: percent(detections[nearly].score) })];
     return [];
   });
   const aside = asides.length ? ` (${asides.join("; ")})` : "";
-  return `${who} ${finds} ${named(all, thing)} that ${missing} ${misses}${aside}.`;
+  const [some, many] = [finders.length > 1, others.length > 1].map((each) => (each ? "many" : "one"));
+  return t(`find.differs-${some}-${many}`, { who, thing: named(all, thing), missing, aside });
 }
 
 /**

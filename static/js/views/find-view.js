@@ -7,13 +7,15 @@
 // the same thing has one number and lights up everywhere. A box that is pressed shows its heat map in
 // every column, and what the gates did there.
 
+import { named } from "../elements/gate-pictures.js";
 import { HeatMap } from "../elements/heat-map.js";
 import { all, json, one } from "../lib/dom.js";
 import { onShown } from "../lib/events.js";
 import { ask, Refused } from "../lib/ask.js";
-import { inside, pencil, readMap } from "../lib/maps.js";
+import { inside, pencil, placed, readMap } from "../lib/maps.js";
 import { photo } from "../lib/photo.js";
-import { counted, difference, listed, percent, things } from "../lib/things.js";
+import { counted, difference, percent, things } from "../lib/things.js";
+import { listed, t } from "../lib/words.js";
 
 /** @import { MapMessage, Size } from "../lib/maps.js" */
 /** @import { Detection, Rectangle, Thing } from "../lib/things.js" */
@@ -100,7 +102,7 @@ class FindView extends HTMLElement {
   async #load() {
     if (this.#asked) return;
     this.#asked = true;
-    this.#say("The detectors are looking…");
+    this.#say(t("find.looking"));
     const answers = await this.#ask({ maps: 0, attention: false });
     if (!answers) {
       this.#asked = false; // seen again, it tries again
@@ -153,7 +155,7 @@ class FindView extends HTMLElement {
       frame.style.aspectRatio = `${width} / ${height}`;
       frame.style.maxWidth = `calc(68vh * ${width / height})`;
       frame.setAttribute("role", "group");
-      frame.setAttribute("aria-label", `What ${network} found`);
+      frame.setAttribute("aria-label", t("find.found", { name: network }));
       const title = element("h3", {}, `${network} `, element("span", {}, phrase));
       const column = element("article", { className: "find-column" }, title, frame, element("p", { className: "small find-note" }));
       column.dataset.model = name;
@@ -201,7 +203,7 @@ class FindView extends HTMLElement {
   #box(model, detections, thing, number) {
     const own = thing.boxes.get(model);
     if (own === undefined) {
-      const ghost = element("span", { className: "find-ghost" }, element("span", { className: "find-tag" }, `${number + 1} missed`));
+      const ghost = element("span", { className: "find-ghost" }, element("span", { className: "find-tag" }, t("find.ghost", { number: number + 1 })));
       ghost.setAttribute("aria-hidden", "true");
       ghost.dataset.thing = String(number);
       this.#lay(ghost, this.#rectangle(thing));
@@ -213,8 +215,8 @@ class FindView extends HTMLElement {
     button.toggleAttribute("data-alone", thing.boxes.size < this.#detectors.length);
     button.setAttribute("aria-pressed", "false");
     const others = this.#missing(thing).map(({ network }) => network);
-    const alone = others.length ? `, missed by ${listed(others)}` : "";
-    button.setAttribute("aria-label", `${number + 1}: ${label}, ${percent(score)}, ${this.#place(box)}${alone}`);
+    const said = { number: number + 1, label, score: percent(score), place: this.#place(box), names: listed(others) };
+    button.setAttribute("aria-label", t(others.length ? "find.label-alone" : "find.label", said));
     this.#lay(button, box);
     return button;
   }
@@ -261,15 +263,12 @@ class FindView extends HTMLElement {
    */
   #place({ x0, y0, x1, y1 }) {
     const [width, height] = this.#size;
-    const third = (/** @type {number} */ share) => Math.min(2, Math.floor(share * 3));
-    const row = ["upper", "", "lower"][third((y0 + y1) / 2 / height)];
-    const column = ["left", "centre", "right"][third((x0 + x1) / 2 / width)];
-    return `in the ${`${row} ${column}`.trim()}`;
+    return placed((x0 + x1) / 2 / width, (y0 + y1) / 2 / height);
   }
 
   /** The same as a table: a row a thing, whose button explains it. */
   #table() {
-    const head = element("tr", {}, element("th", { scope: "col" }, "Thing"));
+    const head = element("tr", {}, element("th", { scope: "col" }, t("find.thing")));
     head.append(...this.#detectors.map(({ network }) => element("th", { scope: "col" }, network)));
     const rows = this.#things.map((thing, number) => {
       const button = element("button", { type: "button", className: "quiet" }, `${number + 1} ${thing.label}`);
@@ -295,10 +294,10 @@ class FindView extends HTMLElement {
     });
     this.#slot("differences").replaceChildren(...sentences);
     const same = counted(everyone);
-    if (!count) this.#say(`None of them finds anything with a score of ${percent(Number(least))} or more.`);
-    else if (!sentences.length) this.#say(`All of them find ${same}.`);
-    else if (everyone.length) this.#say(`All of them find ${same}. They differ in ${sentences.length > 1 ? `${sentences.length} things` : "one thing"}:`);
-    else this.#say("They agree on nothing:");
+    if (!count) this.#say(t("find.none", { score: percent(Number(least)) }));
+    else if (!sentences.length) this.#say(t("find.all", { things: same }));
+    else if (everyone.length) this.#say(t("find.all-but", { things: same, count: sentences.length }));
+    else this.#say(t("find.nothing-shared"));
   }
 
   /** @param {MouseEvent} event */
@@ -380,14 +379,14 @@ class FindView extends HTMLElement {
     const thing = this.#things[number];
     const { x0, y0, x1, y1 } = this.#rectangle(thing);
     this.#choose(number);
-    this.#say(`Asking where ${number + 1} ${thing.label} came from…`);
+    this.#say(t("find.asking", { number: number + 1, label: thing.label }));
     const of = this.#of.value;
     const answers = await this.#ask({ box: [x0, y0, x1, y1].join(","), label: thing.label, of });
     if (!answers || this.#chosen !== number) return;
     for (const answer of answers) this.#heat(answer, thing, number);
     this.#gates(answers, thing);
-    const side = of === "score" ? "its class" : `its ${of} side`;
-    this.#say(`Heat maps of ${number + 1} ${thing.label}: bright is what spoke for ${side}.`);
+    const side = t(of === "score" ? "find.its-class" : `find.its-${of}`);
+    this.#say(t("find.bright", { number: number + 1, label: thing.label, side }));
   }
 
   /**
@@ -405,12 +404,12 @@ class FindView extends HTMLElement {
     try {
       for (const [at, { name, network }] of this.#detectors.entries()) {
         progress.value = at;
-        this.#say(`Hiding parts of the photo, hundreds of times: ${network}, ${at + 1} of ${this.#detectors.length}…`);
+        this.#say(t("find.hiding", { network, at: at + 1, all: this.#detectors.length }));
         const answers = await this.#ask({ models: [name], box: [x0, y0, x1, y1].join(","), label: thing.label, method: "d-rise", attention: false });
         if (!answers || this.#hiding !== run) return;
-        this.#heat(answers[0], thing, number, "D-RISE. ");
+        this.#heat(answers[0], thing, number, "D-RISE.");
       }
-      this.#say(`Heat maps of ${number + 1} ${thing.label} by D-RISE: bright is what has to be seen for the box to be found.`);
+      this.#say(t("find.hidden", { number: number + 1, label: thing.label }));
     } finally {
       if (this.#hiding === run) this.#busy(false);
     }
@@ -421,7 +420,7 @@ class FindView extends HTMLElement {
     this.#request.abort();
     this.removeAttribute("aria-busy");
     this.#busy(false);
-    this.#say("Cancelled.");
+    this.#say(t("cancelled"));
     one(this, "[data-do=hide]", HTMLElement).focus();
   }
 
@@ -444,7 +443,7 @@ class FindView extends HTMLElement {
     const note = one(/** @type {HTMLElement} */ (frame.parentElement), ".find-note", HTMLElement);
     frame.querySelector("heat-map")?.remove();
     if (!found) {
-      note.textContent = "No box to explain: it sees no such thing here.";
+      note.textContent = t("find.no-box");
       return;
     }
     const [width, height] = this.#size;
@@ -457,13 +456,13 @@ class FindView extends HTMLElement {
     one(frame, "canvas", HTMLCanvasElement).after(heat);
     const { score } = detections[found.detection];
     const instead = thing.instead.get(model);
-    const says = instead === undefined ? "" : `It says ${detections[instead].label}; `;
-    const nearly = thing.boxes.has(model) ? "" : `${says || "Here "}${thing.label} has ${says ? "" : "only "}${percent(score)}. `;
-    note.textContent =
+    const other = instead === undefined ? "" : detections[instead].label;
+    const nearly = t(other ? "find.instead" : "find.nearly", { other, label: thing.label, score: percent(score) });
+    const worth =
       found.energy_in_box === null
-        ? `${made}${nearly}Nothing in the photo speaks for it.`
-        : `${made}${nearly}${percent(found.energy_in_box)} of the heat lies in its box. An even map would have ${percent(found.energy_uniform)} there, ` +
-          `one that fills the box's cells ${percent(found.energy_of_box)}.`;
+        ? t("find.nothing")
+        : t("find.energy", { energy: percent(found.energy_in_box), even: percent(found.energy_uniform), full: percent(found.energy_of_box) });
+    note.textContent = [made, thing.boxes.has(model) ? "" : nearly, worth].filter(Boolean).join(" ");
   }
 
   /**
@@ -477,11 +476,11 @@ class FindView extends HTMLElement {
       if (!attention.length || !detector) return [];
       const box = found ? detections[found.detection].box : this.#rectangle(thing);
       const list = element("ol", { className: "blocks", tabIndex: 0 }, ...attention.map((block) => this.#block(block, detector.gates, box)));
-      list.setAttribute("aria-label", `${detector.network}: blocks from first to last`);
-      return [element("h3", {}, `The gates of ${detector.network}`), list];
+      list.setAttribute("aria-label", t("find.blocks", { name: detector.network }));
+      return [element("h3", {}, t("find.gates-of", { name: detector.network })), list];
     });
-    const title = element("h2", { className: "looked" }, "What the gates did there");
-    const told = "Spatial gates weigh places: compare their values in the box with those outside. Channel gates are the same everywhere in the photo.";
+    const title = element("h2", { className: "looked" }, t("find.gates-there"));
+    const told = t("find.gates-told");
     this.#slot("gates").replaceChildren(...(rows.length ? [title, element("p", { className: "small" }, told), ...rows] : []));
   }
 
@@ -496,6 +495,7 @@ class FindView extends HTMLElement {
     const placesFirst = [...kinds].sort((one, other) => other.axes.length - one.axes.length);
     for (const kind of placesFirst) {
       const gate = block[kind.name];
+      const { title, word } = named(kind);
       const figure = element("figure", {});
       if (kind.axes === "HW" && gate && !Array.isArray(gate) && typeof gate !== "string") {
         const tile = element("div", { className: "find-tile" });
@@ -504,7 +504,7 @@ class FindView extends HTMLElement {
           map.dataset.map = JSON.stringify(gate);
           map.dataset.view = JSON.stringify({ x0: 0, y0: 0, x1: width, y1: height });
           map.dataset.size = JSON.stringify(this.#size);
-          map.dataset.label = `${kind.title} of ${block.block} over the photo`;
+          map.dataset.label = t("inside.over-photo", { title, name: block.block });
           map.dataset.photo = "result-photo";
           tile.append(map);
         } else {
@@ -514,7 +514,7 @@ class FindView extends HTMLElement {
         this.#lay(frame, box);
         tile.append(frame);
         const means = inside(readMap(gate), box, this.#size);
-        figure.append(tile, element("figcaption", {}, element("b", {}, kind.word), ` ${means.inside.toFixed(3)} in the box, ${means.outside.toFixed(3)} outside`));
+        figure.append(tile, element("figcaption", {}, element("b", {}, word), " ", t("find.means", { inside: means.inside.toFixed(3), outside: means.outside.toFixed(3) })));
       } else if (kind.axes === "C" && Array.isArray(gate)) {
         const low = kind.lowest ?? Math.min(...gate, kind.neutral ?? Infinity);
         const high = kind.highest ?? Math.max(...gate, kind.neutral ?? -Infinity);
@@ -523,8 +523,8 @@ class FindView extends HTMLElement {
         bars.dataset.span = `${low} ${high}`;
         bars.dataset.base = String(kind.lowest ?? kind.neutral ?? low);
         if (kind.neutral !== null) bars.dataset.line = String(kind.neutral);
-        bars.dataset.label = `${kind.title} of ${block.block}: ${gate.length} bars`;
-        figure.append(bars, element("figcaption", {}, element("b", {}, kind.word), ` ${Math.min(...gate).toFixed(2)}–${Math.max(...gate).toFixed(2)}`));
+        bars.dataset.label = t("find.bars", { title, name: block.block, number: gate.length });
+        figure.append(bars, element("figcaption", {}, element("b", {}, word), ` ${Math.min(...gate).toFixed(2)}–${Math.max(...gate).toFixed(2)}`));
       }
       if (figure.childElementCount) item.append(figure);
     }
@@ -541,8 +541,8 @@ function cell(thing, { model, detections }) {
   const own = thing.boxes.get(model);
   if (own !== undefined) return element("td", {}, percent(detections[own].score));
   const [instead, nearly] = [thing.instead.get(model), thing.nearly.get(model)];
-  const aside = instead !== undefined ? `says ${detections[instead].label}` : nearly !== undefined ? `only ${percent(detections[nearly].score)}` : "";
-  return element("td", { className: "find-missed" }, "missed", ...(aside ? [element("span", {}, ` (${aside})`)] : []));
+  const aside = instead !== undefined ? t("find.says", { label: detections[instead].label }) : nearly !== undefined ? t("find.only", { score: percent(detections[nearly].score) }) : "";
+  return element("td", { className: "find-missed" }, t("find.missed"), ...(aside ? [element("span", {}, ` (${aside})`)] : []));
 }
 
 /**

@@ -9,6 +9,7 @@
 
 import { all, json, one } from "../lib/dom.js";
 import { colours, enlarged, painted, pencil, readMap } from "../lib/maps.js";
+import { of, t } from "../lib/words.js";
 
 /**
  * @import { MapMessage, View } from "../lib/maps.js"
@@ -44,7 +45,7 @@ class LiveView extends HTMLElement {
   #sending = false;
   // Made here: in Chromium a <video> of the answer as parsed would keep all of that answer for ever.
   #video = Object.assign(document.createElement("video"), { muted: true, playsInline: true, hidden: true });
-  #hidden = () => document.hidden && this.#stop("Stopped while the page was out of sight.");
+  #hidden = () => document.hidden && this.#stop(t("live.hidden"));
 
   connectedCallback() {
     const doing = /** @type {Record<string, () => void>} */ ({
@@ -106,11 +107,11 @@ class LiveView extends HTMLElement {
 
   async #start() {
     if (!navigator.mediaDevices) {
-      this.#fill(this, "said", "A page may use the camera only over https or on localhost.");
+      this.#fill(this, "said", t("live.insecure"));
       return;
     }
     this.#buttons(true);
-    this.#fill(this, "said", "Waiting for the camera…");
+    this.#fill(this, "said", t("live.waiting"));
     try {
       const video = { facingMode: this.#facing, width: { ideal: 640 }, height: { ideal: 480 } };
       const camera = await navigator.mediaDevices.getUserMedia({ video, audio: false });
@@ -123,7 +124,7 @@ class LiveView extends HTMLElement {
       await this.#video.play();
     } catch (error) {
       const denied = error instanceof DOMException && error.name === "NotAllowedError";
-      this.#stop(denied ? "The camera was not allowed. Allow it for this page in the browser, then start again." : "No camera was found, or another program uses it.");
+      this.#stop(denied ? t("live.denied") : t("live.no-camera"));
       return;
     }
     this.#connect();
@@ -139,7 +140,7 @@ class LiveView extends HTMLElement {
     this.#frames.clear();
     this.#times = [];
     this.#pausedUntil = 0;
-    this.#fill(this, "said", "Waiting for the first answer…");
+    this.#fill(this, "said", t("live.waiting-answer"));
     socket.addEventListener("open", () => this.#pump(socket));
     socket.addEventListener("message", ({ data }) => {
       if (this.#socket !== socket) return; // of the task before
@@ -149,7 +150,7 @@ class LiveView extends HTMLElement {
     });
     socket.addEventListener("close", ({ reason, wasClean }) => {
       if (this.#socket !== socket) return;
-      this.#stop(reason || (wasClean ? "The server ended the stream. Start again." : "The server did not take the stream. It may need a key, or be restarting."));
+      this.#stop(reason || (wasClean ? t("live.ended") : t("live.refused")));
     });
   }
 
@@ -202,8 +203,8 @@ class LiveView extends HTMLElement {
     const now = performance.now();
     this.#times = [...this.#times, now].slice(-COUNTED);
     const span = now - this.#times[0];
-    const rate = span ? `${(((this.#times.length - 1) / span) * 1000).toFixed(1)} frames per second · ` : "";
-    this.#fill(this, "rate", `${rate}${Math.round(answer.ms)} ms each`);
+    const rate = span ? (((this.#times.length - 1) / span) * 1000).toFixed(1) : "";
+    this.#fill(this, "rate", t(rate ? "live.rate" : "live.ms", { rate, ms: Math.round(answer.ms) }));
     this.dataset.frames = String(Number(this.dataset.frames ?? 0) + 1);
   }
 
@@ -224,7 +225,7 @@ class LiveView extends HTMLElement {
     if (!result.gate) return;
     const { block, kind, map } = result.gate;
     paintGate(one(column, ".live-gate", HTMLCanvasElement), frame, scaled(result.view, frame.width / answer.width), map);
-    this.#fill(column, "gate", `${kind} gate of ${block}: ${map.min.toFixed(2)} to ${map.max.toFixed(2)}`);
+    this.#fill(column, "gate", t("live.gate", { title: of(`gate.${kind}.title`, `${kind} gate`), block, low: map.min.toFixed(2), high: map.max.toFixed(2) }));
   }
 
   /**
@@ -237,7 +238,7 @@ class LiveView extends HTMLElement {
     const canvas = one(column, ".live-boxes", HTMLCanvasElement);
     paintBoxes(canvas, frame, detections.map((each) => ({ ...each, at: scaled(each.box, frame.width / answer.width) })));
     const words = detections.map(({ label, score }) => `${label} ${percent(score)}`).join(" · ");
-    this.#fill(column, "found", words || "nothing that it knows");
+    this.#fill(column, "found", words || t("live.nothing"));
   }
 
   #turn() {

@@ -11,6 +11,7 @@ import { all, one } from "../lib/dom.js";
 import { onShown, onTarget } from "../lib/events.js";
 import { ask, Refused } from "../lib/ask.js";
 import { readMap } from "../lib/maps.js";
+import { t } from "../lib/words.js";
 import { HeatMap } from "../elements/heat-map.js";
 
 /** @import { MapMessage } from "../lib/maps.js" */
@@ -68,7 +69,7 @@ class MethodsView extends HTMLElement {
     this.#form.addEventListener("submit", (event) => event.preventDefault());
     this.#form.addEventListener("change", () => {
       one(this, "[data-show=classes]", HTMLElement).hidden = this.#across !== "classes";
-      one(this, "[data-fill=layers]", HTMLElement).textContent = this.#layers.join(", ") || "the last";
+      one(this, "[data-fill=layers]", HTMLElement).textContent = this.#layers.join(", ") || t("methods.last");
       this.#again();
     });
     this.addEventListener("click", ({ target }) => {
@@ -124,11 +125,11 @@ class MethodsView extends HTMLElement {
   async #start() {
     const { signal } = (this.#asking = new AbortController());
     const cheap = this.#rows.filter(({ dataset }) => dataset.cost === "low");
-    for (const row of cheap) say(row, "waits…");
+    for (const row of cheap) say(row, t("methods.waits"));
     try {
       this.#cells = await this.#columns(signal);
       for (const row of cheap) {
-        say(row, "computing…");
+        say(row, t("methods.computing"));
         await this.#fill(row, signal, this.#cells);
       }
     } catch (error) {
@@ -174,7 +175,7 @@ class MethodsView extends HTMLElement {
     say(row, "");
     try {
       for (const [at, cell] of this.#cells.entries()) {
-        say(row, `${cell.title}: ${at + 1} of ${this.#cells.length}`);
+        say(row, t("trust.at", { title: cell.title, at: at + 1, all: this.#cells.length }));
         await this.#fill(row, stop.signal, [cell]);
         bar.value = at + 1;
       }
@@ -183,7 +184,7 @@ class MethodsView extends HTMLElement {
     }
     if (this.#costly.get(name) !== stop) return; // a newer question has the row
     this.#costly.delete(name);
-    if (stop.signal.aborted) say(row, "Cancelled.");
+    if (stop.signal.aborted) say(row, t("cancelled"));
     bar.hidden = true;
     [start.hidden, cancel.hidden] = [false, true];
   }
@@ -247,13 +248,13 @@ class MethodsView extends HTMLElement {
       Object.assign(bar, { value: 0, max: trials.length });
       for (const [at, trial] of trials.entries()) {
         if (signal.aborted) break;
-        status.textContent = `${titleOf(trial.row)}: ${at + 1} of ${trials.length}`;
+        status.textContent = t("trust.at", { title: titleOf(trial.row), at: at + 1, all: trials.length });
         await this.#try(trial, signal);
         bar.value = at + 1;
       }
-      status.textContent = signal.aborted ? "Cancelled." : this.#verdict();
+      status.textContent = signal.aborted ? t("cancelled") : this.#verdict();
     } catch (error) {
-      status.textContent = signal.aborted ? "Cancelled." : said(error);
+      status.textContent = signal.aborted ? t("cancelled") : said(error);
     }
     if (this.#measuring.signal !== signal) return; // a newer measurement has the button
     [start.hidden, cancel.hidden, bar.hidden] = [false, true, true];
@@ -315,10 +316,10 @@ class MethodsView extends HTMLElement {
       score.dataset.score = String(scores[at]);
       const value = document.createElement("b");
       value.textContent = signed(scores[at]);
-      score.append(value, ` random ${signed(Math.min(...this.#chance[at]))} to ${signed(Math.max(...this.#chance[at]))}`);
+      score.append(value, " ", t("methods.random", { low: signed(Math.min(...this.#chance[at])), high: signed(Math.max(...this.#chance[at])) }));
       caption.append(score);
     }
-    if (scores.length > 1 && scores.length === this.#cells.length) say(row, `${signed(mean(scores))} on average`);
+    if (scores.length > 1 && scores.length === this.#cells.length) say(row, t("methods.average", { score: signed(mean(scores)) }));
   }
 
   /**
@@ -341,14 +342,12 @@ class MethodsView extends HTMLElement {
 
   #verdict() {
     const sorted = this.#measured;
-    if (!sorted.length) return "There is no map to measure.";
+    if (!sorted.length) return t("methods.no-map");
     const chance = mean(this.#chance.map((each) => Math.max(...each)));
     const poor = sorted.filter(({ score }) => score <= chance).length;
     const [{ row, score }] = sorted;
-    return (
-      `Sorted. ${titleOf(row)} comes first, with ${signed(score)}${this.#cells.length > 1 ? " on average" : ""}. ` +
-      `${poor || "None"} of ${sorted.length} ${poor === 1 ? "does" : "do"} no better than the best random order.`
-    );
+    const first = t(this.#cells.length > 1 ? "methods.first-average" : "methods.first", { title: titleOf(row), score: signed(score) });
+    return `${first} ${t(poor ? "methods.poor" : "methods.none-poor", { count: poor, all: sorted.length })}`;
   }
 
   /** Mark the methods whose maps are those of the first. */
@@ -388,7 +387,7 @@ function figure(result, title, row, size) {
     maps: JSON.stringify([heatmap]),
     view: JSON.stringify(result.view),
     size: JSON.stringify(size),
-    name: `${title}, ${titleOf(row)},`,
+    name: t("methods.name", { title, method: titleOf(row) }),
     photo: "result-photo",
     longest: "320",
   });
@@ -441,7 +440,7 @@ function signed(value) {
 
 /** @param {unknown} error */
 function said(error) {
-  return error instanceof Refused ? error.detail : "No answer came. Try again in a moment.";
+  return error instanceof Refused ? error.detail : t("methods.none");
 }
 
 customElements.define("methods-view", MethodsView);
