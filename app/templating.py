@@ -19,11 +19,14 @@ def bundled(name: str) -> Path:
 @cache
 def templates() -> Environment:
     """The templates. Each is rendered with `t`, the words of a language: see app/words.py."""
-    return Environment(
+    environment = Environment(
         loader=FileSystemLoader(bundled("templates")),
         autoescape=select_autoescape(),
         undefined=StrictUndefined,
     )
+    # The pages are UTF-8: a Korean syllable takes half of what its escape takes.
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": True, "ensure_ascii": False}
+    return environment
 
 
 def uri(image: Image.Image, kind: str = "JPEG") -> str:

@@ -1,5 +1,7 @@
 """The page's words: each in every language, each used, and none beside the catalogues."""
 
+import gzip
+import json
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -342,3 +344,13 @@ def test_a_script_says_nothing_itself(path: Path) -> None:
         if (sentence and not CODE.fullmatch(plain)) or (shown and reads(plain)):
             spoken.append(text)
     assert not spoken
+
+
+@pytest.mark.parametrize("language", languages())
+def test_what_a_visitor_loads_beside_the_photos_is_small(language: str) -> None:
+    """All scripts, styles, the icon and the scripts' words, compressed together: 120 kB at most."""
+    static = bundled("static")
+    files = [*SCRIPTS, *sorted((static / "css").glob("*.css")), static / "favicon.svg"]
+    own = b"".join(path.read_bytes() for path in files)
+    own += json.dumps(texts(language, "scripts"), ensure_ascii=False).encode()
+    assert len(gzip.compress(own)) <= 120_000
