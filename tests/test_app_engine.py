@@ -26,6 +26,7 @@ from app_fixtures import (
     post_raw,
     values,
     wait_until_ready,
+    write_family,
 )
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -199,8 +200,9 @@ def test_while_a_new_layer_is_traced_nobody_else_waits(
     monkeypatch: pytest.MonkeyPatch,
     threads: ThreadPoolExecutor,
     jpeg: bytes,
+    tmp_path: Path,
 ) -> None:
-    client = serve()
+    client = serve(models_folder=write_family(tmp_path))  # whose layers nobody has traced
     pages = ("/", "/?family=tiny", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json")
     lists = ("/api/v1/models", "/api/v1/methods", "/api/v1/limits", "/api/v1/queue")
     protocol = ("/v2", "/v2/health/ready", "/v2/models/tiny-cbam", "/v2/models/tiny-cbam/ready")

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from html.parser import HTMLParser
 from typing import Any
 
@@ -62,10 +62,11 @@ def send(client: TestClient, jpeg: bytes, headers: Mapping[str, str] = {}, **fie
 
 
 @pytest.fixture
-def visitor(client: TestClient) -> TestClient:
-    """The client without what another test has chosen."""
+def visitor(client: TestClient) -> Iterator[TestClient]:
+    """The client. What a test chooses is no choice of the next one."""
     client.cookies.clear()
-    return client
+    yield client
+    client.cookies.clear()
 
 
 @pytest.mark.parametrize(

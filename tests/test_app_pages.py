@@ -750,6 +750,9 @@ def test_behind_a_prefix_every_address_has_it(
         addresses = page.local()
         assert addresses
         for address in addresses:
+            if address.startswith("?"):  # this page in another way, wherever it is
+                assert client.get(f"/lens/{address}").status_code == 200, address
+                continue
             assert address.startswith("/lens/"), address
             # A proxy may take the prefix away or leave it on.
             assert client.get(address.removeprefix("/lens")).status_code == 200, address

@@ -23,7 +23,8 @@ SEEN = """() => {
     const found = [];
     const walk = (node) => {
         if (node instanceof Text) { if (node.data.trim()) found.push(node.data.trim()); return; }
-        if (!(node instanceof Element) || node.matches("script, style, template, code, pre, [lang=en]")) return;
+        const silent = "script, style, template, code, pre, [lang=en]";
+        if (!(node instanceof Element) || node.matches(silent)) return;
         if (node !== document.body && !node.checkVisibility()) return;
         for (const name of ["aria-label", "title", "alt", "placeholder"]) {
             if (node.getAttribute(name)) found.push(node.getAttribute(name));

@@ -14,6 +14,7 @@ from app.cli.main import app
 from app.routes.answers import detector_info
 from app.routes.pages import measured_detection
 from app.templating import templates
+from app.words import DEFAULT, words
 from cbam import paper
 from cbam.cards.families import detectors
 from cbam.errors import MissingFile, OptionClash
@@ -182,11 +183,17 @@ def test_the_documentation_shows_the_same_rows():
         assert f"{counts['gmacs'][RELEASED]:.4f}" in line
 
 
+def rendered(**what: Any) -> str:
+    """The view in English, as the page includes it."""
+    t = words(DEFAULT)
+    macros = templates().get_template("_words.html").make_module({"t": t})
+    return templates().get_template("views/paper.html").render(t=t, words=macros, **what)
+
+
 def test_the_page_shows_what_the_cards_of_our_detectors_say():
     cards = detectors().values()
     measured = measured_detection([detector_info(card) for card in cards])
-    view = templates().get_template("views/paper.html")
-    html = view.render(paper=SHOWN, measured=[], detection=measured)
+    html = rendered(paper=SHOWN, measured=[], detection=measured)
     rows = {
         re.sub(r"<[^>]+>", "", row.partition("</th>")[0]).strip(): [
             re.sub(r"<[^>]+>", "", cell).strip() for cell in re.findall(r"<td>(.*?)</td>", row)
@@ -218,12 +225,11 @@ def test_the_page_shows_what_the_cards_of_our_detectors_say():
 
 def test_a_page_without_results_says_nothing_of_them():
     found = {key: value for key, value in SHOWN.items() if key != "ablation"}
-    view = templates().get_template("views/paper.html")
-    html = view.render(paper=found, measured=[], detection=[])
+    html = rendered(paper=found, measured=[], detection=[])
     assert "run for real" not in html
     assert "Detectors, measured" not in html
     study = SHOWN["ablation"]
-    again = unescape(view.render(paper=SHOWN, measured=[], detection=[]))
+    again = unescape(rendered(paper=SHOWN, measured=[], detection=[]))
     assert study["verdict"] in again
     assert study["command"] in again
     assert again.count("<tr") - html.count("<tr") == len(study["rows"]) + 1

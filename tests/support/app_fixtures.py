@@ -172,7 +172,7 @@ def serve(tiny_models: Path) -> Iterator[Callable[..., TestClient]]:
     running: list[TestClient] = []
 
     def start(wait: bool = True, **settings: Any) -> TestClient:
-        app = create_app(Settings(models_folder=tiny_models, **settings))
+        app = create_app(Settings(**{"models_folder": tiny_models, **settings}))
         client = TestClient(app, raise_server_exceptions=False).__enter__()
         running.append(client)
         if wait:

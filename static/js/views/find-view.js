@@ -407,7 +407,7 @@ class FindView extends HTMLElement {
         this.#say(t("find.hiding", { network, at: at + 1, all: this.#detectors.length }));
         const answers = await this.#ask({ models: [name], box: [x0, y0, x1, y1].join(","), label: thing.label, method: "d-rise", attention: false });
         if (!answers || this.#hiding !== run) return;
-        this.#heat(answers[0], thing, number, "D-RISE.");
+        this.#heat(answers[0], thing, number, t("find.d-rise"));
       }
       this.#say(t("find.hidden", { number: number + 1, label: thing.label }));
     } finally {
