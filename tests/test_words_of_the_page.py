@@ -354,3 +354,13 @@ def test_what_a_visitor_loads_beside_the_photos_is_small(language: str) -> None:
     own = b"".join(path.read_bytes() for path in files)
     own += json.dumps(texts(language, "scripts"), ensure_ascii=False).encode()
     assert len(gzip.compress(own)) <= 120_000
+
+
+def test_a_style_sheet_says_nothing_itself() -> None:
+    contents = [
+        said
+        for path in sorted((bundled("static") / "css").rglob("*.css"))
+        for said in re.findall(r"(?<![\w-])content:([^;}]*)", path.read_text(encoding="utf-8"))
+    ]
+    assert contents
+    assert not [said for said in contents if re.search(r"[\"'][^\"']*[A-Za-z]", said)]

@@ -202,7 +202,9 @@ export class HeatMap extends HTMLElement {
     if (view !== "photo") this.#dimOutside(context, box);
 
     this.#draw(box, empty);
-    this.toggleAttribute("data-empty", empty && view !== "photo" && view !== "difference");
+    // What the style sheet writes on it.
+    if (empty && view !== "photo" && view !== "difference") this.dataset.empty = t("heat.empty");
+    else delete this.dataset.empty;
     this.toggleAttribute("data-zoomed", part.zoom > 1);
     this.#canvas.setAttribute("aria-label", this.#description(map));
   }
