@@ -1,4 +1,4 @@
-"""Every view with its answer, in Chromium: for every reader, on wide screens, for a long time.
+"""Every view with its answer, in Chromium: for every reader, on every screen, for a long time.
 
 One page is opened and filled once; then much is measured on it.
 """
@@ -76,7 +76,7 @@ def page(browser: Browser, server: str) -> Iterator[Page]:
     """All views of one answer, filled and unfolded."""
     errors: list[str] = []
     with browser.new_context(**USUAL) as context:
-        context.set_default_timeout(60_000)
+        context.set_default_timeout(300_000)  # a busy machine; as long as the service may take
         page = context.new_page()
         page.on("console", lambda line: errors.append(told(line)) if line.type == "error" else None)
         page.on("pageerror", lambda error: errors.append(str(error)))
@@ -119,7 +119,56 @@ def test_axe_finds_no_violation_in_any_view(page: Page) -> None:
     assert not found, "\n".join(found)
 
 
-# On very wide screens
+# On every screen
+
+# No layout may hang on the fonts of one machine: spaced monospace is wider than any of them.
+WIDE = "* { font-family: monospace !important; letter-spacing: 0.1em !important; }"
+LARGE = "html { font-size: 200% !important; }"
+# What sticks out of the page, what of its text is cut off, and maps too small to be read, by view.
+MISFITS = """([style, names]) => {
+    const sheet = new CSSStyleSheet();
+    sheet.replaceSync(style);
+    document.adoptedStyleSheets = [sheet];
+    const root = document.documentElement;
+    const scrolls = (element) => element &&
+        (getComputedStyle(element).overflowX !== "visible" || scrolls(element.parentElement));
+    const outside = (element) => {
+        const { left, right, width } = element.getBoundingClientRect();
+        const fits = left > -0.5 && right < root.clientWidth + 0.5;
+        return width && !fits && !scrolls(element.parentElement);
+    };
+    const text = "a, button, label, legend, summary, p, h1, h2, h3, h4, th, td, li, dt, dd";
+    const cut = (element) => {
+        if (!element.matches(text)) return false;
+        const { overflowX, overflowY, clipPath } = getComputedStyle(element);
+        const { scrollWidth, clientWidth, scrollHeight, clientHeight } = element;
+        const hides = (overflow) => ["hidden", "clip"].includes(overflow);
+        return clipPath === "none" && // others are read aloud only
+            ((hides(overflowX) && scrollWidth > clientWidth + 1) ||
+                (hides(overflowY) && scrollHeight > clientHeight + 1));
+    };
+    const tiny = (element) => element.matches(".model-column heat-map canvas") &&
+        element.getBoundingClientRect().width <= 60;
+    const found = {};
+    for (const name of names) {
+        document.querySelector(`.views [data-view=${name}]`).click();
+        const wrong = [...document.querySelectorAll("body *:not(.skip)")]
+            .filter((each) => each.checkVisibility() && (outside(each) || cut(each) || tiny(each)))
+            .map(({ outerHTML }) => outerHTML.slice(0, 100));
+        const wider = root.scrollWidth - root.clientWidth;
+        if (wider || wrong.length) found[name] = [wider, wrong];
+    }
+    document.adoptedStyleSheets = [];
+    return found;
+}"""
+
+
+def test_every_view_fits_every_screen_with_any_font_and_large_text(page: Page) -> None:
+    for width in (320, 390, 1024, 1440, 2560, 3840):
+        page.set_viewport_size({"width": width, "height": 900})
+        for style in ("", WIDE, LARGE, WIDE + LARGE):
+            found = page.evaluate(MISFITS, [style, [*VIEWS]])
+            assert not found, f"{width} px, {style}: {json.dumps(found)}"
 
 
 def test_the_largest_screens_are_used(page: Page) -> None:

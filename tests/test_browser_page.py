@@ -437,49 +437,7 @@ def test_of_two_photos_in_a_row_the_last_one_is_answered(visit: Visit, jpeg: byt
     expect(page.locator("#result")).to_have_count(1)
 
 
-# Every screen
-
-
-STICKS_OUT = """() => {
-    const { clientWidth, scrollWidth } = document.documentElement;
-    const scrolls = (element) => element &&
-        (getComputedStyle(element).overflowX !== "visible" || scrolls(element.parentElement));
-    const outside = [...document.querySelectorAll("body *:not(.skip)")].filter((element) => {
-        const { left, right, width } = element.getBoundingClientRect();
-        return width && element.checkVisibility() && (left < -0.5 || right > clientWidth + 0.5)
-            && !scrolls(element.parentElement);
-    });
-    return [scrollWidth - clientWidth, outside.map((element) => element.outerHTML.slice(0, 80))];
-}"""
-# No layout may hang on the fonts of one machine: spaced monospace is wider than any of them.
-WIDE = "* { font-family: monospace !important; letter-spacing: 0.1em !important; }"
-LARGE = "html { font-size: 200% !important; }"
-
-
-@pytest.mark.parametrize(
-    "style", ["", WIDE, LARGE, WIDE + LARGE], ids=["", "wide", "200 %", "both"]
-)
-@pytest.mark.parametrize("width", [320, 390, 1440])
-def test_nothing_sticks_out(visit: Visit, jpeg: bytes, width: int, style: str) -> None:
-    page = visit(viewport={"width": width, "height": 844})
-    upload(page, jpeg)
-    page.evaluate(
-        """(style) => {
-            const sheet = new CSSStyleSheet();
-            sheet.replaceSync(style);
-            document.adoptedStyleSheets.push(sheet);
-        }""",
-        style,
-    )
-    assert page.evaluate(STICKS_OUT) == [0, []]
-    page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
-    for tab in page.locator(".views a").all()[::-1]:
-        tab.click()
-        assert page.evaluate(STICKS_OUT) == [0, []], tab.inner_text()
-    for canvas in page.locator(".model-column heat-map canvas").all():
-        box = canvas.bounding_box()
-        assert box
-        assert box["width"] > 60
+# Dark and light
 
 
 def test_dark_and_light_are_two_readable_pages(visit: Visit, jpeg: bytes) -> None:

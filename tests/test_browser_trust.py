@@ -166,16 +166,3 @@ def test_a_refusal_is_said(visit: Visit) -> None:
     part.locator("[data-run]").click()
     expect(part.locator("[role=status]")).to_contain_text("Other long questions are running.")
     expect(part.locator("[data-run]")).to_be_visible()
-
-
-@pytest.mark.parametrize("width", [320, 1440])
-def test_nothing_sticks_out(visit: Visit, width: int) -> None:
-    page = opened(visit, viewport={"width": width, "height": 844})
-    for name in ("curves", "strip"):
-        section(page, name).locator("[data-run]").click()
-        expect(section(page, name).locator("article:visible")).to_have_count(3)
-    page.locator("draw-box .board").focus()
-    page.keyboard.press("Enter")
-    expect(page.locator(".in-box tr")).to_have_count(5)
-    assert page.evaluate("document.documentElement.scrollWidth") == width
-    assert nameless(page, "#view-trust") == []
