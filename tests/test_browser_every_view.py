@@ -53,7 +53,7 @@ def fill(page: Page) -> None:
     expect(page.locator(".in-box tr")).to_have_count(5)
     tab(page, "methods")
     page.get_by_role("button", name="Measure and sort").click()
-    expect(page.locator("[data-slot=measured]")).to_contain_text("Sorted.")
+    expect(page.locator("[data-slot=measured]")).to_contain_text("Sorted.", timeout=300_000)
     tab(page, "find")
     expect(page.locator(".find-column .find-photo > canvas")).to_have_count(3)
     page.locator(".find-box:visible").first.click()
