@@ -232,5 +232,5 @@ def test_the_published_table_is_what_its_results_say():
 def test_the_projects_recipes_can_be_read(name: str):
     found = study.read_ablation(ROOT / "recipes" / f"{name}.toml")
     assert found.seeds >= 3
-    assert len(found.labels) == (200 if name == "ablation" else 8)
+    assert len(found.labels) == (200 if name == "ablation" else 58)
     assert found.finish == []

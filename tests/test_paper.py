@@ -146,7 +146,7 @@ def test_the_json_holds_an_ablation_if_there_is_one(
     runs = latest(tmp_path / "other.jsonl")
     assert nearly(said["rows"]) == nearly(table(runs))
     assert said["verdict"] == verdict(runs)
-    assert (said["runs"], said["classes"], said["test_photos"]) == (len(runs), 8, 400)
+    assert (said["runs"], said["classes"], said["test_photos"]) == (len(runs), 58, 2900)
     assert said["command"] == ("cbam-lens ablate other.toml --results other.jsonl --summary")
     with pytest.raises(MissingFile, match="no finished runs"):
         run("--json", "--ablation", "none.jsonl")
