@@ -170,7 +170,7 @@ def test_damaged_heads_fail_the_start(tmp_path: Path):
         create_app(Settings(models_folder=tmp_path))
 
 
-def test_d_rise_is_the_librarys(finder: TestClient, folder: Path, jpeg: bytes):
+def test_d_rise_is_the_librarys(finder: TestClient, tiny_detectors: Path, jpeg: bytes):
     answer = ask(finder, jpeg, method="d-rise", masks=20, seed=3, maps=2)
     assert answer.status_code == 200, answer.text
     found = answer.json()
@@ -180,7 +180,7 @@ def test_d_rise_is_the_librarys(finder: TestClient, folder: Path, jpeg: bytes):
     assert (plain["masks"], plain["seed"]) == (None, None)
     how = DRiseOptions(masks=20, seed=3, batch=8)
     for name, each in zip(NAMES, found["results"], strict=True):
-        own = d_rise(cbam.load(folder / name), open_photo(jpeg), DetectOptions(maps=2), how)
+        own = d_rise(cbam.load(tiny_detectors / name), open_photo(jpeg), DetectOptions(maps=2), how)
         scores = [box["score"] for box in each["detections"]]
         assert scores == pytest.approx([box.score for box in own.detections], abs=1e-5)
         assert (each["attention"], each["layer"]) == ([], "")
@@ -191,7 +191,7 @@ def test_d_rise_is_the_librarys(finder: TestClient, folder: Path, jpeg: bytes):
 
 
 def test_d_rise_lets_other_questions_through_and_only_so_many_at_once(
-    folder: Path, jpeg: bytes, monkeypatch: pytest.MonkeyPatch
+    tiny_detectors: Path, jpeg: bytes, monkeypatch: pytest.MonkeyPatch
 ):
     order: list[Any] = []
     begun, may_go_on = threading.Event(), threading.Event()
@@ -203,7 +203,9 @@ def test_d_rise_lets_other_questions_through_and_only_so_many_at_once(
         assert may_go_on.wait(LIMIT_S)
         return real(work)
 
-    settings = Settings(models_folder=folder, backend="eager", long_at_once=1, long_timeout_s=3600)
+    settings = Settings(
+        models_folder=tiny_detectors, backend="eager", long_at_once=1, long_timeout_s=3600
+    )
     app = create_app(settings)
     with TestClient(app, raise_server_exceptions=False) as client:
         wait_until_ready(client)
@@ -237,9 +239,9 @@ def test_d_rise_lets_other_questions_through_and_only_so_many_at_once(
 
 
 def test_d_rise_has_a_deadline_and_ends_when_the_service_drains(
-    folder: Path, jpeg: bytes, monkeypatch: pytest.MonkeyPatch
+    tiny_detectors: Path, jpeg: bytes, monkeypatch: pytest.MonkeyPatch
 ):
-    app = create_app(Settings(models_folder=folder, backend="eager", long_timeout_s=0.001))
+    app = create_app(Settings(models_folder=tiny_detectors, backend="eager", long_timeout_s=0.001))
     with TestClient(app, raise_server_exceptions=False) as client:
         wait_until_ready(client)
         hidden = {"method": "d-rise", "masks": 20}

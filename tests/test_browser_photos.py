@@ -163,7 +163,7 @@ def test_the_last_photos_stay_in_the_browser_until_they_are_cleared(visit: Visit
     expect(recent).to_be_hidden()
     for number in (1, 2):
         with answered(page):
-            choose(page, encoded(photo(100 * number, 100, seed=number)), f"{number}.jpg")
+            choose(page, encoded(photo(100 * number, 100, seed=number)), name=f"{number}.jpg")
     expect(recent.locator("li")).to_have_count(2)
     page.reload()
     expect(recent.locator("li img")).to_have_count(2)

@@ -123,6 +123,7 @@ class LiveView extends HTMLElement {
       this.#video.srcObject = camera;
       await this.#video.play();
     } catch (error) {
+      if (one(this, "[data-do=stop]", HTMLElement).hidden) return; // stopped before the first picture: it said why
       const denied = error instanceof DOMException && error.name === "NotAllowedError";
       this.#stop(denied ? t("live.denied") : t("live.no-camera"));
       return;
