@@ -7,6 +7,7 @@ from typing import Any
 from cbam.cards.card import Card
 from cbam.cards.detector import DetectorCard
 from cbam.cards.families import by_family
+from cbam.evaluate.card_metrics import AGAINST
 from cbam.evaluate.faithfulness_metrics import FAITHFULNESS
 from cbam.evaluate.held_gates import SINGLE_WAYS
 from cbam.explain.detection import Detected, counterparts
@@ -26,7 +27,6 @@ MEASURES = {
     "box IoU": (BOXED, "box_iou"),
 }
 LOCATED = {name: title for title, (data, name) in MEASURES.items() if data == BOXED}
-AGAINST = "against_"  # how differences from others begin
 COMPARED = {"top1": "points of top-1", **{name: f"of {title}" for name, title in LOCATED.items()}}
 # Column title -> where a detector's number stands on its card.
 FINDS = {
@@ -60,6 +60,8 @@ TRUST = {
     "temperature": ("calibration", "temperature", ".2f"),
     "calibration error before": ("calibration", "before", ".1%"),
     "after": ("calibration", "after", ".1%"),
+    "by chance": ("calibration", "by_chance", ".1%"),
+    "up to": ("calibration", "by_chance_up_to", ".1%"),
     "AUC, own photos against others": ("none_of_these", "auc", ".2f"),
     "own photos flagged": ("none_of_these", "own_flagged", ".1%"),
     "others flagged": ("none_of_these", "others_flagged", ".1%"),

@@ -17,6 +17,7 @@ from cbam.evaluate.calibration import (
     OWN_FLAGGED,
     calibrate,
     calibration_error,
+    chance_error,
     tell_strangers,
     temperature,
 )
@@ -66,6 +67,21 @@ def test_a_temperature_is_judged_on_photos_that_it_was_not_fitted_on() -> None:
     halves = torch.zeros(100, dtype=torch.long)
     halves[order[:50]] = 1
     assert calibrate(scores, halves).after > 0.4
+
+
+def test_what_chance_alone_adds_to_the_error_is_told() -> None:
+    # Exact probabilities: what calibration_error finds on fresh draws is what chance_error says.
+    logits, _ = overconfident(200, 1.0)
+    by_chance, up_to = chance_error(logits)
+    random = torch.Generator().manual_seed(1)
+    errors = [
+        calibration_error(logits, torch.multinomial(logits.softmax(1), 1, generator=random)[:, 0])
+        for _ in range(200)
+    ]
+    assert by_chance == pytest.approx(sum(errors) / len(errors), rel=0.08)
+    assert sum(error > up_to for error in errors) / len(errors) == pytest.approx(0.05, abs=0.05)
+    assert chance_error(logits.repeat(25, 1))[0] < by_chance / 3  # 25 times the photos: a fifth
+    assert chance_error(torch.tensor([[100.0, 0.0]])) == (0, 0)  # always right: no chance in it
 
 
 def test_one_photo_is_too_few_to_fit_and_judge() -> None:

@@ -39,7 +39,10 @@ def test_the_table_of_models_is_what_the_command_prints(command: str) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["gates", "gates resnet18-cbam-tiny-imagenet", "gates resnet50-cbam-imagenet", "boxes"],
+    [
+        *("gates", "gates resnet18-cbam-tiny-imagenet", "gates resnet50-cbam-imagenet"),
+        *("boxes", "faithfulness", "analysis"),
+    ],
 )
 def test_the_tables_of_gates_and_boxes_are_what_the_command_prints(command: str) -> None:
     printed = CliRunner().invoke(app, ["models", *command.split(), "--markdown"]).stdout

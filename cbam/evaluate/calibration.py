@@ -10,6 +10,7 @@ from cbam.errors import BadData
 
 BINS = 15  # of equal width, as in Guo et al.
 LOWEST, HIGHEST = 0.05, 20.0  # where a temperature is looked for
+DRAWS = 1000  # of answers of a model whose probabilities are exact
 OWN_FLAGGED = 0.05  # the share of photos of its own classes that a model may take for other things
 
 
@@ -21,6 +22,8 @@ class Calibration:
     temperature: float  # fitted on all of them
     before: float  # expected calibration error of the softmax of the logits
     after: float  # the same with the temperature that was fitted on the other half of the photos
+    by_chance: float  # what exact probabilities would show on so few photos, on average
+    by_chance_up_to: float  # and what they would exceed once in twenty times
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,28 @@ def calibration_error(scores: Tensor, targets: Tensor) -> float:
     """
     confidence, top = scores.softmax(dim=1).max(dim=1)
     right = (top == targets).float()
+    return float(_mean_gap(confidence, right[None])[0])
+
+
+def chance_error(scores: Tensor) -> tuple[float, float]:
+    """What `calibration_error` would be if each top class were right as often as it says.
+
+    The error is a sum of distances, so it is above zero for exact probabilities, too, and the more
+    so the fewer photos there are. Logits (photos, classes) -> mean and 95th percentile over DRAWS
+    draws of which photos are right, with a fixed seed.
+    """
+    confidence = scores.softmax(dim=1).amax(dim=1)
+    generator = torch.Generator().manual_seed(0)
+    right = torch.rand(DRAWS, len(confidence), generator=generator) < confidence
+    errors = _mean_gap(confidence, right.float())
+    return float(errors.mean()), float(errors.quantile(0.95))
+
+
+def _mean_gap(confidence: Tensor, right: Tensor) -> Tensor:
+    """Confidence (photos,), who is right in each draw (draws, photos) -> errors (draws,)."""
     bins = (confidence * BINS).long().clamp(max=BINS - 1)
-    gaps = torch.zeros(BINS).index_add_(0, bins, right - confidence)  # count x mean gap
-    return float(gaps.abs().sum() / len(targets))
+    gaps = torch.zeros(len(right), BINS).index_add_(1, bins, right - confidence)  # count x mean gap
+    return gaps.abs().sum(dim=1) / len(confidence)
 
 
 def temperature(scores: Tensor, targets: Tensor) -> float:
@@ -72,11 +94,14 @@ def calibrate(scores: Tensor, targets: Tensor) -> Calibration:
     judged = scores.clone()
     for here, there in ((first, second), (second, first)):
         judged[here] /= temperature(scores[there], targets[there])
+    by_chance, by_chance_up_to = chance_error(judged)
     return Calibration(
         photos=len(targets),
         temperature=temperature(scores, targets),
         before=calibration_error(scores, targets),
         after=calibration_error(judged, targets),
+        by_chance=by_chance,
+        by_chance_up_to=by_chance_up_to,
     )
 
 
