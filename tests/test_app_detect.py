@@ -2,13 +2,22 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from app_fixtures import assert_problem, encoded, photo, picture, values, wait_until_ready
+from app_fixtures import (
+    HeldSlices,
+    assert_problem,
+    encoded,
+    photo,
+    picture,
+    values,
+    wait_until_ready,
+)
 from detecting import LABELS, tiny_family
 from fastapi.testclient import TestClient
 from typer.testing import CliRunner
@@ -193,29 +202,20 @@ def test_d_rise_is_the_librarys(finder: TestClient, tiny_detectors: Path, jpeg: 
 def test_d_rise_lets_other_questions_through_and_only_so_many_at_once(
     tiny_detectors: Path, jpeg: bytes, monkeypatch: pytest.MonkeyPatch
 ):
-    order: list[Any] = []
-    begun, may_go_on = threading.Event(), threading.Event()
-    real = engine_module.next_slice
-
-    def noted(work: Any) -> Any:
-        order.append("slice")
-        begun.set()
-        assert may_go_on.wait(LIMIT_S)
-        return real(work)
-
     settings = Settings(
         models_folder=tiny_detectors, backend="eager", long_at_once=1, long_timeout_s=3600
     )
     app = create_app(settings)
     with TestClient(app, raise_server_exceptions=False) as client:
         wait_until_ready(client)
-        monkeypatch.setattr(engine_module, "next_slice", noted)
+        held = HeldSlices(monkeypatch)
+        order = held.order
         hidden = {"method": "d-rise", "masks": 200, "models": NAMES[0]}
         threads = [
             threading.Thread(target=lambda: order.append(ask(client, jpeg, **hidden).status_code))
         ]
         threads[0].start()
-        assert begun.wait(LIMIT_S)
+        assert held.begun.wait(LIMIT_S)
         problem = ask(client, jpeg, **hidden)
         assert_problem(problem, 503, "long questions")
         assert problem.headers["retry-after"]
@@ -228,8 +228,8 @@ def test_d_rise_lets_other_questions_through_and_only_so_many_at_once(
         )
         threads[1].start()
         while not app.state.engine.queue.depth:
-            pass
-        may_go_on.set()
+            time.sleep(0.005)
+        held.through.set()
         for thread in threads:
             thread.join(LIMIT_S)
         (other,) = (at for at, each in enumerate(order) if isinstance(each, dict))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from app_fixtures import FAMILY, assert_problem, values
+from app_fixtures import FAMILY, HeldSlices, assert_problem, values
 from fastapi.testclient import TestClient
 
 import cbam
@@ -104,22 +104,6 @@ def test_what_cannot_be_tried_is_refused(
     assert_problem(ask(client, jpeg, **fields), 422, *words)
 
 
-class Held:
-    """Slices wait until they are let through, one by one."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.begun, self.through, self.slices = threading.Event(), threading.Event(), 0
-        real = engine_module.next_slice
-
-        def held(work: Any) -> Any:
-            self.slices += 1
-            self.begun.set()
-            assert self.through.wait(LIMIT_S)
-            return real(work)
-
-        monkeypatch.setattr(engine_module, "next_slice", held)
-
-
 def send(client: TestClient, jpeg: bytes, found: list[Any], **fields: Any) -> threading.Thread:
     thread = threading.Thread(target=lambda: found.append(ask(client, jpeg, **fields)))
     thread.start()
@@ -129,19 +113,11 @@ def send(client: TestClient, jpeg: bytes, found: list[Any], **fields: Any) -> th
 def test_other_questions_are_answered_between_the_slices(
     serve: Callable[..., TestClient], jpeg: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client, found, order = serve(long_timeout_s=3600), [], []
-    real = engine_module.next_slice
-
-    def noted(work: Any) -> Any:
-        order.append("slice")
-        begun.set()
-        assert waiting.wait(LIMIT_S)
-        return real(work)
-
-    begun, waiting = threading.Event(), threading.Event()
-    monkeypatch.setattr(engine_module, "next_slice", noted)
+    client, found = serve(long_timeout_s=3600), []
+    held = HeldSlices(monkeypatch)
+    order = held.order
     thread = send(client, jpeg, found, models="tiny-se", steps=20, orders=10)
-    assert begun.wait(LIMIT_S)
+    assert held.begun.wait(LIMIT_S)
     other = threading.Thread(
         target=lambda: order.append(
             client.post("/api/v1/predict", files={"image": ("x.jpg", jpeg)}).status_code
@@ -151,7 +127,7 @@ def test_other_questions_are_answered_between_the_slices(
     engine = client.app.state.engine  # type: ignore[attr-defined]
     while not engine.queue.depth:
         time.sleep(0.005)
-    waiting.set()
+    held.through.set()
     other.join(LIMIT_S)
     thread.join(LIMIT_S)
     assert found[0].status_code == 200
@@ -166,7 +142,7 @@ def test_other_questions_are_answered_between_the_slices(
 def test_only_so_many_long_questions_run_at_once(
     serve: Callable[..., TestClient], jpeg: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client, found, held = serve(long_at_once=1, long_timeout_s=3600), [], Held(monkeypatch)
+    client, found, held = serve(long_at_once=1, long_timeout_s=3600), [], HeldSlices(monkeypatch)
     thread = send(client, jpeg, found, models="tiny-se")
     assert held.begun.wait(LIMIT_S)
     problem = ask(client, jpeg, models="tiny-se")

@@ -69,6 +69,19 @@ def test_the_query_names_models_and_a_class(client: TestClient, jpeg: bytes) -> 
     assert all(len(each["predictions"]) == 1 for each in found["results"])
 
 
+def refused(client: TestClient, query: str, status: int) -> dict[str, Any]:
+    """The problem with which a stream that asks this is ended."""
+    with client.websocket_connect(LIVE + query) as socket:
+        problem: dict[str, Any] = socket.receive_json()["problem"]
+        assert problem["status"] == status
+        assert problem["instance"] == LIVE
+        assert problem["request_id"]
+        with pytest.raises(WebSocketDisconnect) as ended:
+            socket.receive_json()
+    assert ended.value.code == 1008
+    return problem
+
+
 @pytest.mark.parametrize(
     ("query", "word"),
     [("?models=nope", "nope"), ("?target=unicorn", "unicorn"), ("?more=1", "more"),
@@ -77,15 +90,7 @@ def test_the_query_names_models_and_a_class(client: TestClient, jpeg: bytes) -> 
 def test_a_wrong_question_is_refused_with_what_would_work(
     client: TestClient, query: str, word: str
 ) -> None:
-    with client.websocket_connect(LIVE + query) as socket:
-        problem = socket.receive_json()["problem"]
-        assert problem["status"] == 422
-        assert word in problem["detail"]
-        assert problem["instance"] == LIVE
-        assert problem["request_id"]
-        with pytest.raises(WebSocketDisconnect) as ended:
-            socket.receive_json()
-    assert ended.value.code == 1008
+    assert word in refused(client, query, 422)["detail"]
 
 
 @pytest.fixture(scope="module")
@@ -126,17 +131,11 @@ def test_detectors_find_on_a_frame_what_detect_finds(finder: TestClient, jpeg: b
 def test_a_question_that_does_not_fit_its_task_is_refused(
     finder: TestClient, query: str, word: str
 ) -> None:
-    with finder.websocket_connect(LIVE + query) as socket:
-        problem = socket.receive_json()["problem"]
-    assert problem["status"] == 422
-    assert word in problem["detail"]
+    assert word in refused(finder, query, 422)["detail"]
 
 
 def test_a_service_without_detectors_says_so(client: TestClient) -> None:
-    with client.websocket_connect(f"{LIVE}?task=find") as socket:
-        problem = socket.receive_json()["problem"]
-    assert problem["status"] == 501
-    assert "no detectors" in problem["detail"]
+    assert "no detectors" in refused(client, "?task=find", 501)["detail"]
 
 
 def test_a_frame_that_is_no_photo_is_refused_and_the_stream_goes_on(

@@ -1,5 +1,6 @@
 """The view Methods, in a real Chromium: every method's maps for one photo."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,16 @@ def test_several_layers_are_fused_as_chosen(visit: Visit, server: str) -> None:
     assert shown(page, "gradcam") == told(server, photo, method="gradcam", target="b", **both)
 
 
+def begin_and_cancel(part: Locator, begin: str, progress: re.Pattern[str]) -> None:
+    """Begin what takes long by this button, see how far it is, and give it up."""
+    part.get_by_role("button", name=begin).click()
+    expect(part.get_by_role("status")).to_have_text(progress)
+    expect(part.get_by_role("progressbar")).to_be_visible()
+    part.get_by_role("button", name="Cancel").click()
+    expect(part.get_by_role("status")).to_have_text("Cancelled.")
+    expect(part.get_by_role("progressbar")).to_be_hidden()
+
+
 def test_a_costly_method_shows_its_progress_and_can_be_cancelled(
     visit: Visit, service: Running
 ) -> None:
@@ -134,12 +145,7 @@ def test_a_costly_method_shows_its_progress_and_can_be_cancelled(
     filled(page)
     score = row(page, "scorecam")
     with models_at_work(service):
-        score.get_by_role("button", name="Compute").click()
-        expect(score.get_by_role("status")).to_have_text("ResNet-18: 1 of 3")
-        expect(score.get_by_role("progressbar")).to_be_visible()
-        score.get_by_role("button", name="Cancel").click()
-        expect(score.get_by_role("status")).to_have_text("Cancelled.")
-        expect(score.get_by_role("progressbar")).to_be_hidden()
+        begin_and_cancel(score, "Compute", re.compile("^ResNet-18: 1 of 3$"))
     score.get_by_role("button", name="Compute").click()
     expect(score.locator("heat-map canvas")).to_have_count(3)
 
@@ -212,10 +218,5 @@ def test_measuring_can_be_cancelled(visit: Visit, service: Running) -> None:
     filled(page)
     part = page.locator(".measure")
     with models_at_work(service):
-        part.get_by_role("button", name="Measure and sort").click()
-        expect(part.get_by_role("status")).to_contain_text("Grad-CAM: 1 of")
-        expect(part.get_by_role("progressbar")).to_be_visible()
-        part.get_by_role("button", name="Cancel").click()
-        expect(part.get_by_role("status")).to_have_text("Cancelled.")
-        expect(part.get_by_role("progressbar")).to_be_hidden()
+        begin_and_cancel(part, "Measure and sort", re.compile("Grad-CAM: 1 of"))
         expect(part.get_by_role("button", name="Measure and sort")).to_be_visible()

@@ -122,6 +122,23 @@ def may_load(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     return allowed
 
 
+class HeldSlices:
+    """The slices of long questions wait until they are let `through`; `order` notes each."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun, self.through = threading.Event(), threading.Event()
+        self.order: list[Any] = []
+        real = engine_module.next_slice
+
+        def held(work: Any) -> Any:
+            self.order.append("slice")
+            self.begun.set()
+            assert self.through.wait(120)
+            return real(work)
+
+        monkeypatch.setattr(engine_module, "next_slice", held)
+
+
 @contextmanager
 def shared_by_services(folder: Path) -> Iterator[Path]:
     """The models in this folder are loaded and cut once for all services of this process.
