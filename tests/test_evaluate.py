@@ -271,6 +271,8 @@ def test_a_parquet_file_of_another_shape_is_refused(tmp_path: Path, tiny_model: 
         labelled_photos(tiny_model.card.class_folders, tmp_path / "other.parquet")
     with pytest.raises(MissingFile, match="no file"):
         labelled_photos(tiny_model.card.class_folders, tmp_path / "gone.parquet")
+    with pytest.raises(BadData, match="picture.*Expected: name, wnid"):  # no list of boxes either
+        measure_model(tiny_model, None, tmp_path / "other.parquet", None, None)
 
 
 def test_a_paired_difference_keeps_the_pairs_together() -> None:

@@ -49,12 +49,17 @@ def boxed_photos(
     elif source.suffix == ".txt":
         found = _of_voc(source, index)
     elif source.suffix == ".parquet":
-        found = _of_parquet(source, index, boxes or source.with_name("boxes.csv"), partly)
+        found = _of_parquet(source, index, boxes_file(source, boxes), partly)
     else:
         raise BadData(f"'{source}' is none of .parquet, .json (COCO) and .txt (a set of VOC).")
     if not found:
         raise MissingFile(f"No photos in {source}.")
     return found
+
+
+def boxes_file(source: Path, boxes: Path | None = None) -> Path:
+    """Where the boxes of a parquet file's photos are listed: `boxes`, by default beside it."""
+    return boxes or source.with_name("boxes.csv")
 
 
 def photos_of_words(

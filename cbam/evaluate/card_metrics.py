@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cbam.cards.words import grouped
-from cbam.data.boxed import photos_of_words
+from cbam.data.boxed import boxes_file, photos_of_words
 from cbam.data.labelled import (
     Labelled,
     Unread,
@@ -103,7 +103,8 @@ def measure_model(
 
 def _boxed(model: Model, source: Path, boxes: Path | None) -> list[Labelled]:
     """Photos with boxes of their class, or of an everyday word: a data set of detectors."""
-    if source.suffix == ".parquet" and source.is_file() and not has_classes(source):
+    listed = source.suffix == ".parquet" and boxes_file(source, boxes).is_file()
+    if listed and source.is_file() and not has_classes(source):
         words = {**model.card.words, **grouped(model.card.class_folders)}
         return photos_of_words(words, source, boxes)
     return labelled_photos(model.card.class_folders, source, boxes)
