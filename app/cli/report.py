@@ -50,21 +50,23 @@ def report(
     check_backend(backend)
     cards, found = chosen(names)
     drawn = None if curves is None else read_curves(curves)
-    if drawn is not None and not {card.name for card in found} & set(drawn["detectors"]):
+    if drawn is not None and not found.keys() & set(drawn["detectors"]):
         raise OptionClash(f"{curves} has curves of none of these models.")
     images = [(path.name, decode(read_photo(path))) for path in photo or ()]
     chapters = [
         made.classifiers({name: cards[name] for name in members})
         for members in by_family(cards).values()
     ]
-    families: dict[str, list[DetectorCard]] = {}
-    for card in found:
-        families.setdefault(card.family, []).append(card)
-    chapters += [made.detectors(members, drawn) for members in families.values()]
-    write_file(made.html_file(chapters, _asked(cards, found, images, backend)).encode(), output)
+    chapters += [
+        made.detectors([found[name] for name in members], drawn)
+        for members in by_family(found).values()
+    ]
+    write_file(
+        made.html_file(chapters, _asked(cards, [*found.values()], images, backend)).encode(), output
+    )
 
 
-def chosen(names: Sequence[str]) -> tuple[dict[str, Card], list[DetectorCard]]:
+def chosen(names: Sequence[str]) -> tuple[dict[str, Card], dict[str, DetectorCard]]:
     """The cards of classifiers and of detectors that names stand for. Raises UnknownName."""
     every, finders = available(), detectors()
     families = by_family(every)
@@ -83,7 +85,7 @@ def chosen(names: Sequence[str]) -> tuple[dict[str, Card], list[DetectorCard]]:
         else:
             groups = dict.fromkeys([*families, *(card.family for card in finders.values())])
             raise UnknownName.of("family or model", name, [*groups, *every, *finders])
-    return cards, [*found.values()]
+    return cards, found
 
 
 def _asked(

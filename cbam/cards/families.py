@@ -16,7 +16,7 @@ def models_folder() -> Path:
     return packaged if packaged.is_dir() else Path(__file__).parent.parent.parent / "models"
 
 
-def by_family(cards: Mapping[str, Card]) -> dict[str, list[str]]:
+def by_family(cards: Mapping[str, Card | DetectorCard]) -> dict[str, list[str]]:
     """The names of each family's members, in the order of the cards; the first is the default."""
     families: dict[str, list[str]] = {}
     for card in cards.values():
