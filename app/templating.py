@@ -29,8 +29,8 @@ def templates() -> Environment:
     return environment
 
 
-def uri(image: Image.Image, kind: str = "JPEG") -> str:
-    """A picture as a data: URI."""
+def uri(image: Image.Image, kind: str = "JPEG", quality: int = 90) -> str:
+    """A picture as a data: URI; `quality` is a JPEG's."""
     buffer = io.BytesIO()
-    image.save(buffer, kind, quality=90)
+    image.save(buffer, kind, quality=quality)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

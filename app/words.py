@@ -98,7 +98,7 @@ class Words:
 
     def listed(self, names: Iterable[object]) -> Markup:
         """ "a, b and c"."""
-        return self._joined(list(names), "words.and")
+        return self._joined(list(names), "list.and")
 
     def _joined(self, names: list[object], last: str) -> Markup:
         *others, end = names

@@ -455,7 +455,8 @@ def test_the_script_gets_the_answer_alone_and_no_picture_that_it_paints_itself(
     def unasked(*_: Any) -> Any:
         raise AssertionError("a picture that nobody sees")
 
-    monkeypatch.setattr(pages_module, "_uri", unasked)
+    for name in ("uri", "_jpeg"):
+        monkeypatch.setattr(pages_module, name, unasked)
     answer = fragment(client, jpeg)
     part = page_of(answer)
     assert answer.headers["vary"] == "X-Fragment, Accept-Language, Cookie"

@@ -8,8 +8,6 @@ The page's script asks `POST /` for a fragment with the header `X-Fragment`:
 Its header Accept-Language names the language of the page.
 """
 
-import base64
-import io
 import json
 import tomllib
 from collections.abc import Iterable, Sequence
@@ -40,6 +38,7 @@ from app.routes.deps import (
 from app.routes.forms import PageFields
 from app.routes.uploads import Upload, read_upload
 from app.routes.views import VIEWS, shown
+from app.templating import uri
 from app.words import FIELD, asked_for, headers, language_of, languages, words
 from cbam import ATTENTION, METHODS, __version__, render
 from cbam.bundle.records import Asked as AskedAgain
@@ -55,6 +54,7 @@ from cbam.model import Model
 
 pages = APIRouter(include_in_schema=False)
 SHOWN_PX = 1024  # longest side of pictures in the page
+_jpeg = partial(uri, quality=85)  # these, as data: URIs
 FRAGMENT = "X-Fragment"
 VARIES = f"{FRAGMENT}, Accept-Language, Cookie"  # what the page depends on beside its address
 WHAT_IF = "what-if"
@@ -357,9 +357,9 @@ def _shown(asked: Asked[PageFields], parts: frozenset[str]) -> dict[str, Any]:
         shown.thumbnail((SHOWN_PX, SHOWN_PX))
         result["shown_size"] = shown.size
         if not asked.fields.photo:  # gallery photos have a URL
-            result["photo_uri"] = _uri(shown, "JPEG")
+            result["photo_uri"] = _jpeg(shown)
     if "page" in parts:
-        result["overlays"] = [_uri(_overlay(each, shown), "JPEG") for each in explanations]
+        result["overlays"] = [_jpeg(_overlay(each, shown)) for each in explanations]
     if isinstance(asked, Changed):
         changed = [bool(each.changed) for each in asked.after.explanations]
         result["what_if"] = answers.intervened(asked.answer, asked.after)
@@ -367,7 +367,7 @@ def _shown(asked: Asked[PageFields], parts: frozenset[str]) -> dict[str, Any]:
             gate: how for each in asked.after.explanations for gate, how in each.changed.items()
         }
         result["changed_overlays"] = [
-            _uri(_overlay(each, shown), "JPEG") if "page" in parts and is_changed else ""
+            _jpeg(_overlay(each, shown)) if "page" in parts and is_changed else ""
             for each, is_changed in zip(asked.after.explanations, changed, strict=True)
         ]
     return result
@@ -417,7 +417,7 @@ def _gates(explanation: Explanation, card: Card, pictures: bool) -> list[dict[st
             plane, vector = gate.plane, gate.vector
             drawn = {"kind": gate.kind, "pooled": plane is not None and vector is not None}
             if plane is not None:
-                picture = _uri(render.spatial_tile(tile, plane), "JPEG") if pictures else ""
+                picture = _jpeg(render.spatial_tile(tile, plane)) if pictures else ""
                 flat = float(np.ptp(plane)) < render.FLAT
                 planes.append({**drawn, "map": Map.of(plane), "flat": flat, "picture": picture})
             if vector is not None:
@@ -425,7 +425,7 @@ def _gates(explanation: Explanation, card: Card, pictures: bool) -> list[dict[st
                 falling = -np.sort(-vector)
                 bars = {"bars": falling.tolist(), "span": span, "base": base, "line": line}
                 drawing = render.channel_bars(falling, 112, 40, span, base, line)
-                picture = _uri(drawing, "PNG") if pictures else ""
+                picture = uri(drawing, "PNG") if pictures else ""
                 vectors.append({**drawn, **bars, "picture": picture})
         blocks.append(
             {
@@ -443,10 +443,3 @@ def _rows(block: BlockAttention) -> int:
     """Rows of the block's maps; 0 if no gate varies over places."""
     planes = [plane for gate in block.gates.values() if (plane := gate.plane) is not None]
     return max((len(plane) for plane in planes), default=0)
-
-
-def _uri(image: Image.Image, kind: str) -> str:
-    """A picture as a data: URI."""
-    buffer = io.BytesIO()
-    image.save(buffer, kind, quality=85)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
