@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from html.parser import HTMLParser
 from typing import Any
 
@@ -62,11 +62,11 @@ def send(client: TestClient, jpeg: bytes, headers: Mapping[str, str] = {}, **fie
 
 
 @pytest.fixture
-def visitor(client: TestClient) -> Iterator[TestClient]:
-    """The client. What a test chooses is no choice of the next one."""
-    client.cookies.clear()
-    yield client
-    client.cookies.clear()
+def visitor(client: TestClient) -> TestClient:
+    """One of the running app's visitors, with cookies of its own."""
+    visitor = TestClient(client.app, raise_server_exceptions=False)
+    visitor.portal = client.portal  # the event loop that the app runs in
+    return visitor
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from typing import Any
 
@@ -171,8 +172,9 @@ def tiny_app(tiny_models: Path) -> FastAPI:
 
 @pytest.fixture(scope="session")
 def client(tiny_app: FastAPI) -> Iterator[TestClient]:
-    """A client of the running app, models loaded."""
+    """A client of the running app, models loaded. It keeps no cookies: all tests share it."""
     with TestClient(tiny_app, raise_server_exceptions=False) as client:
+        client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         wait_until_ready(client)
         yield client
 
