@@ -45,9 +45,9 @@ def running(app: FastAPI) -> Iterator[Running]:
         thread.start()
         served = Running(listening.getsockname()[1], server, thread)
         try:
-            end = time.monotonic() + 180
+            end = time.monotonic() + 600
             while not (server.started and app.state.engine.ready):
-                assert time.monotonic() < end, "not ready after 180 s"
+                assert time.monotonic() < end, "not ready after 600 s"
                 time.sleep(0.02)
             yield served
         finally:

@@ -63,19 +63,22 @@ def server(service: Running) -> str:
     return service.address
 
 
-@pytest.fixture(scope="module")
-def browser(request: pytest.FixtureRequest) -> Iterator[Browser]:
-    """The system's Chromium. Without one these tests are skipped; in CI they fail.
-
-    A test file's CHROMIUM_FLAGS are further arguments.
-    """
-    flags = getattr(request.module, "CHROMIUM_FLAGS", ())
-    path = next((found for name in CHROMIUM if (found := shutil.which(name))), None)
+def installed(name: str, commands: tuple[str, ...]) -> str:
+    """The path of a browser. Without one the tests that ask for it are skipped; in CI they fail."""
+    path = next((found for command in commands if (found := shutil.which(command))), None)
     if path is None:
-        missing = f"No Chromium on the PATH ({', '.join(CHROMIUM)}): the page is not tested."
+        missing = f"No {name} on the PATH ({', '.join(commands)}): the page is not tested in it."
         if os.environ.get("CI"):
             pytest.fail(missing)
         pytest.skip(missing)
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser(request: pytest.FixtureRequest) -> Iterator[Browser]:
+    """The system's Chromium. A test file's CHROMIUM_FLAGS are further arguments."""
+    flags = getattr(request.module, "CHROMIUM_FLAGS", ())
+    path = installed("Chromium", CHROMIUM)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=[*QUIET, *flags])
         yield browser
@@ -166,7 +169,11 @@ def press(page: Page, label: str, column: int = 0) -> None:
 
 def painting(canvas: Locator) -> np.ndarray:
     """What a canvas shows: (height, width, 3)."""
-    uri = canvas.evaluate("canvas => canvas.toDataURL()")
+    return pixels(canvas.evaluate("canvas => canvas.toDataURL()"))
+
+
+def pixels(uri: str) -> np.ndarray:
+    """The picture in a data URI: (height, width, 3)."""
     return np.asarray(picture(base64.b64decode(uri.split(",")[1])).convert("RGB")).astype(int)
 
 
