@@ -223,6 +223,7 @@ def test_many_answers_in_one_tab_leave_nothing_behind(
     browser: Browser, server: str, count: int
 ) -> None:
     with browser.new_context(**USUAL) as context:
+        context.set_default_timeout(300_000)  # as above
         context.add_init_script(COUNTING)
         page = context.new_page()
         session = context.new_cdp_session(page)
