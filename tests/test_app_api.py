@@ -59,12 +59,14 @@ def test_it_is_alive_at_once_and_ready_once_the_models_are_loaded(
         assert client.get("/healthz").json() == {"status": "alive"}
         loading = client.get("/readyz")
         assert_problem(loading, 503, "loaded")
+        assert client.get("/api/v1/queue").json()["loading"]
         assert int(loading.headers["retry-after"]) > 0
         assert_problem(ask(client, "explain", jpeg), 503)
     finally:
         may_load.set()
     wait_until_ready(client)
     assert client.get("/readyz").json() == {"status": "ready", "models": list(FAMILY)}
+    assert not client.get("/api/v1/queue").json()["loading"]
     assert ask(client, "explain", jpeg).status_code == 200
 
 

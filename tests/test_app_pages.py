@@ -268,10 +268,13 @@ def test_the_page_is_there_while_the_models_load_and_says_so_when_asked(
         page = get(client)
         assert_usable(page)
         assert not page.all(id="result")
+        assert "loaded" in page.one("models-loading")[":text"]
+        assert "refresh" in page.text
         refused = send(client, jpeg)
         page = page_of(refused, 503)
         assert_usable(page)
-        assert "loaded" in page.one(role="alert")[":text"]
+        assert "loaded" in page.one("models-loading")[":text"]
+        assert "refresh" not in page.text, "the photo would be lost"
         assert int(refused.headers["retry-after"]) > 0
     finally:
         may_load.set()

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from app.inference.cpu import available_cpus, cpu_quota, model_threads
-from app.inference.errors import Busy
+from app.inference.errors import Busy, Loading
 from app.inference.memory import return_freed_memory
 from app.inference.queue import Alive, Batcher, Dropped, Full, Late
 from app.settings import Settings
@@ -180,6 +180,11 @@ class Engine:
         """Every model is loaded and warm, and questions are taken."""
         return self._loaded and not self.draining
 
+    @property
+    def loading(self) -> bool:
+        """It will be ready, but isn't yet."""
+        return not (self._loaded or self.draining or self.problem)
+
     async def start(self) -> None:
         """Begin to load the models; once they are loaded, serve the queue."""
         self._tasks = [asyncio.create_task(self._serve())]
@@ -248,8 +253,10 @@ class Engine:
         """Raises Busy while the models load and while the service drains."""
         if self.draining:
             raise self._busy("draining", "The service is being stopped.")
+        if self.loading:
+            raise Loading("starting", "The models are being loaded.", self.settings.retry_after_s)
         if not self.ready:
-            raise self._busy("starting", self.problem or "The models are being loaded.")
+            raise self._busy("starting", self.problem)
 
     async def explain(
         self,

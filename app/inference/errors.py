@@ -10,3 +10,7 @@ class Busy(CBAMLensError):
         super().__init__(f"{detail} Try again in {retry_after_s} s.")
         self.reason = reason  # one word, for the metrics
         self.retry_after_s = retry_after_s
+
+
+class Loading(Busy):
+    """The engine has not loaded its models yet."""

@@ -345,6 +345,7 @@ class Queue(BaseModel):
         "of a question that waits, at most so many others are before it"
     )
     length: int = Field(description="most questions that may wait; a further one gets a 503")
+    loading: bool = Field(description="whether the models are still being loaded")
 
 
 class DetectorInfo(BaseModel):

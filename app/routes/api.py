@@ -117,9 +117,13 @@ async def methods() -> answers.Methods:
 
 @lists.get("/queue")
 async def queue(request: Request) -> answers.Queue:
-    """How many questions wait for the models at this moment."""
+    """How many questions wait for the models at this moment, and whether these are loaded."""
     engine = engine_of(request)
-    return answers.Queue(waiting=engine.queue.depth, length=engine.settings.queue_length)
+    return answers.Queue(
+        waiting=engine.queue.depth,
+        length=engine.settings.queue_length,
+        loading=engine.loading,
+    )
 
 
 @lists.get("/limits")

@@ -23,6 +23,7 @@ from pydantic import ValidationError
 
 from app import takeaway
 from app.edge.access import admit
+from app.inference.errors import Loading
 from app.problems import refusal
 from app.routes import answers
 from app.routes.answers import Map
@@ -118,7 +119,7 @@ async def _example(request: Request, fields: PageFields) -> HTMLResponse:
     """The page with the answer for the gallery's first photo, made once per family and kept."""
     engine = engine_of(request)
     if not engine.ready:
-        return await _rendered(request, fields)
+        return await _rendered(request, fields, loading=engine.loading)
     name = request.app.state.gallery[0]["file"]
     fields = PageFields(family=fields.family, photo=name)
     examples: dict[str, dict[str, Any]] = request.app.state.examples
@@ -164,6 +165,7 @@ def _render(
     fields: PageFields,
     result: dict[str, Any] | None = None,
     error: Exception | None = None,
+    loading: bool = False,
 ) -> HTMLResponse:
     engine = engine_of(request)
     family = fields.family if fields.family in engine.families else engine.default_family
@@ -183,6 +185,8 @@ def _render(
         "colour_maps": {name: each.stops for name, each in render.COLOUR_MAPS.items()},
         "colourings": render.COLOUR_MAPS,
         "error": refused,
+        "loading": loading or isinstance(error, Loading),
+        "may_refresh": request.method == "GET",
         "result": result,
         "detectors": request.app.state.detectors,
         "paper": request.app.state.paper,

@@ -21,6 +21,7 @@ import "./elements/take-photo.js";
 import "./elements/recent-photos.js";
 import "./elements/take-away.js";
 import "./elements/photo-form.js";
+import "./elements/models-loading.js";
 import "./elements/page-language.js";
 import "./elements/class-search.js";
 import "./elements/view-tabs.js"; // last: a view that it shows is ready

@@ -6,7 +6,7 @@
 // place. A photo of the reader's own is drawn from its file. A gallery photo's answer is kept in the address, so that it can be shared.
 
 import { all, field, one } from "../lib/dom.js";
-import { onChoice, onGates, onPhoto, onTarget } from "../lib/events.js";
+import { onChoice, onGates, onPhoto, onReady, onTarget } from "../lib/events.js";
 import { isHeic, LocalPhoto } from "../lib/photo.js";
 import { kept } from "../lib/photo-store.js";
 import { send } from "../lib/send.js";
@@ -44,6 +44,10 @@ export class PhotoForm extends HTMLElement {
       else if (target) this.#ask({ target });
     });
     onGates(() => this.#remember());
+    onReady(() => {
+      if (this.#hasPhoto) this.#ask(this.#last);
+      else location.reload(); // the server has an example
+    });
     onPhoto(this, (file) => this.#give([file]));
     this.#stopper.addEventListener("click", () => {
       if (this.#stopper.value === "cancel") this.#cancel();
@@ -69,6 +73,10 @@ export class PhotoForm extends HTMLElement {
   /** The class to contrast with, typed where there are too many to list; not there if no method contrasts. */
   get #versus() {
     return field(this.#form, "versus", HTMLSelectElement) ?? field(this.#form, "versus", HTMLInputElement);
+  }
+
+  get #hasPhoto() {
+    return this.#photo !== "" || Boolean(this.#file.files?.length);
   }
 
   get #status() {
@@ -170,7 +178,7 @@ export class PhotoForm extends HTMLElement {
 
   /** The same photo and class with other options, if there is a photo. */
   #askAgain() {
-    if (this.#photo || this.#file.files?.length) this.#ask();
+    if (this.#hasPhoto) this.#ask();
   }
 
   /** @param {string} label */
@@ -399,7 +407,8 @@ export class PhotoForm extends HTMLElement {
       return false;
     }
     document.getElementById("error")?.remove();
-    if (error) this.#alert(document.importNode(error, true), PASSING.includes(status));
+    const asksAgain = error?.localName === "models-loading"; // by itself
+    if (error) this.#alert(document.importNode(error, true), !asksAgain && PASSING.includes(status));
     if (error || !result) return false;
     const { activeElement } = document;
     const focused = activeElement?.closest("#result") ? activeElement.id : "";

@@ -6,6 +6,7 @@
 //   "photo-given"    a photo comes from the camera or from those kept; detail: the file
 //   "gates-change"   other gates are changed; the form's field "gates" says which
 //   "view-choice"    another view of the answer is wanted; detail: its name
+//   "models-ready"   the server has loaded its models
 // and, on a view alone, without bubbling: "view-shown", it is shown now.
 
 const TARGET = "target-change";
@@ -14,6 +15,7 @@ const GATES = "gates-change";
 const VIEW = "view-choice";
 const SHOWN = "view-shown";
 const PHOTO = "photo-given";
+const READY = "models-ready";
 
 /**
  * What was taken: for which field, and the class as the server takes it; empty: none.
@@ -73,6 +75,16 @@ export function onPhoto(place, listener) {
   place.addEventListener(PHOTO, (event) => {
     if (event instanceof CustomEvent) listener(event.detail);
   });
+}
+
+/** @param {Element} element where it happened */
+export function sayReady(element) {
+  element.dispatchEvent(new CustomEvent(READY, { bubbles: true }));
+}
+
+/** @param {() => void} listener */
+export function onReady(listener) {
+  document.addEventListener(READY, listener);
 }
 
 /** @param {Element} element where it happened */
