@@ -16,6 +16,7 @@ from app.main import create_app
 from app.settings import Settings
 from cbam.cards.card import read_card, write_card
 from cbam.cards.families import available
+from cbam.explain.methods import METHODS
 
 pytest_plugins = ["app_fixtures", "browsing"]
 
@@ -252,3 +253,24 @@ def test_without_javascript_the_server_resolves_the_text(visit: Visit) -> None:
     page.get_by_label("Look for another class").fill("egypt")
     page.get_by_role("button", name="Look", exact=True).click()
     expect(page.get_by_role("alert")).to_contain_text("Did you mean Egyptian cat?")
+
+
+def test_methods_of_one_class_say_so_of_a_word_and_are_not_asked(visit: Visit) -> None:
+    page = visit("/?photo=tabby.jpg&target=cat&view=methods")
+    painted(page)
+    expect(page.locator("#result")).to_have_attribute("data-target", "cat")
+    for name, method in METHODS.items():
+        if method.cost_class != "low":
+            continue
+        row = page.locator(f".method[data-method='{name}']")
+        expect(row.locator("heat-map canvas")).to_have_count(3 if method.groups else 0)
+        said = "Explains one class at a time, and cat means several." if not method.groups else ""
+        expect(row.locator("[data-slot=said]")).to_contain_text(said)
+    page.locator(".views [data-view=compare]").click()
+    type_in(page, "siam")
+    page.get_by_role("option", name="Siamese cat").click()
+    expect(page.locator("#result")).to_have_attribute("data-target", "Siamese cat")
+    page.locator(".views [data-view=methods]").click()
+    for name in (name for name, method in METHODS.items() if not method.groups):
+        row = page.locator(f".method[data-method='{name}']")
+        expect(row.locator("heat-map canvas")).to_have_count(3)

@@ -421,6 +421,7 @@ class MethodInfo(BaseModel):
     )
     versus: bool = Field(description="whether the method contrasts the target with other classes")
     ignores_class: bool = Field(description="whether its map is the same for every class")
+    groups: bool = Field(description="whether it explains a word that means several classes, too")
 
 
 class Methods(BaseModel):

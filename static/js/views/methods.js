@@ -7,7 +7,7 @@
 // two methods give the same map is measured on their maps. On demand each map that is shown is tried by
 // /faithfulness, and the rows are sorted by what comes out.
 
-import { all, one } from "../lib/dom.js";
+import { all, json, one } from "../lib/dom.js";
 import { onShown, onTarget } from "../lib/events.js";
 import { ask, Refused } from "../lib/ask.js";
 import { readMap } from "../lib/maps.js";
@@ -198,6 +198,11 @@ class MethodsView extends HTMLElement {
    */
   async #fill(row, signal, cells) {
     const method = row.dataset.method ?? "";
+    const several = this.#several(cells);
+    if (several && !("groups" in row.dataset)) {
+      say(row, t("methods.one-class", { word: several }));
+      return;
+    }
     const isOne = this.#across === "models";
     const questions = isOne ? [cells] : cells.map((cell) => [cell]);
     try {
@@ -216,6 +221,15 @@ class MethodsView extends HTMLElement {
       say(row, said(error));
     }
     this.#compare();
+  }
+
+  /**
+   * A target of these cells that is a word of several classes; undefined: all are classes.
+   * @param {Cell[]} cells
+   */
+  #several(cells) {
+    const words = json(this, "several");
+    return cells.map(({ fields }) => fields.target ?? targetOf(this)).find((target) => words.includes(target));
   }
 
   /**
