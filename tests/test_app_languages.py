@@ -156,6 +156,13 @@ def test_a_page_in_another_language_says_nothing_in_english(
     assert sent == words("ko").scripts
 
 
+@pytest.mark.parametrize("language", languages())
+def test_thousands_are_set_off_in_every_language(visitor: TestClient, language: str) -> None:
+    text = Text(visitor.get(f"/?lang={language}").text)
+    long = re.compile(r"(?<![\d.])(?!(?:19|20)\d\d\b)\d{4,}")  # of what is no year
+    assert not [each for each in text.said if long.search(each)]
+
+
 def test_an_error_is_named_in_the_pages_language_and_told_in_english(visitor: TestClient) -> None:
     page = Text(send(visitor, b"no photo", {"Accept-Language": "ko"}).text)
     assert "읽을 수 없는 파일입니다" in page.said

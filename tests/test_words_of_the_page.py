@@ -42,13 +42,15 @@ def forms(text: str | dict[str, str]) -> list[str]:
 
 def of_records() -> set[str]:
     """What other languages say of the library's records, whose English is the records' own."""
-    kinds = {kind.name for each in ATTENTION.values() for kind in each.gates}
+    every = [kind for each in ATTENTION.values() for kind in each.gates]
+    kinds = {kind.name for kind in every}
     found = {f"view.{name}" for name in VIEWS}
     found |= {f"attention.{name}.{part}" for name in ATTENTION for part in ("phrase", "intro")}
     found |= {f"attention.{name}.story" for name, each in ATTENTION.items() if each.story}
     found |= {f"method.{name}.{part}" for name in METHODS for part in ("note", "cost")}
     found |= {f"unit.{each.unit}" for each in METHODS.values() if each.unit}
-    found |= {f"gate.{name}.{part}" for name in kinds for part in ("title", "word", "says")}
+    found |= {f"gate.{name}.{part}" for name in kinds for part in ("title", "word")}
+    found |= {f"gate.{kind.text}.says" for kind in every}
     found |= {f"what-if.kind.{name}" for name in kinds}
     found |= {f"state.{name}" for name in STATES}
     found |= {f"colours.{name}" for name in render.COLOUR_MAPS}
@@ -70,6 +72,12 @@ def test_every_language_has_every_text_of_the_default() -> None:
             assert not {id for id in more - of_records() if not SENTENCES.fullmatch(id)}
         assert not of_records() - texts(language).keys()
         assert not of_records() & texts(DEFAULT).keys(), "said by the record itself"
+
+
+def test_kinds_of_gates_share_a_text_only_if_they_say_the_same() -> None:
+    said: dict[str, str] = {}
+    for kind in (kind for each in ATTENTION.values() for kind in each.gates):
+        assert said.setdefault(kind.text, kind.says) == kind.says, kind.text
 
 
 def test_no_id_is_in_two_groups() -> None:

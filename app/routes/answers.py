@@ -303,6 +303,7 @@ class GateInfo(BaseModel):
     neutral: float | None = Field(
         description="where it takes no side; null: there is no such value"
     )
+    text: str = Field(description="the name of what it says, for other languages")
 
 
 class ModelInfo(BaseModel):

@@ -41,10 +41,13 @@ class Kind:
     lowest: float | None = 0.0  # the ends of its range; None: it has none
     highest: float | None = 1.0
     neutral: float | None = 0.5  # where it takes no side; None: there is no such value
+    text: str = ""  # what other languages file `says` under; by default its name
 
     def __post_init__(self) -> None:
         if not self.title:
             object.__setattr__(self, "title", f"{self.name} gate")
+        if not self.text:
+            object.__setattr__(self, "text", self.name)
 
     @property
     def open(self) -> float | None:

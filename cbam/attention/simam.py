@@ -33,6 +33,7 @@ class EnergyGate(Gate):
         "never goes below 0.62, so it never closes.",
         lowest=LOWEST,
         neutral=None,
+        text="energy",
     )
 
     def __init__(self, lam: float) -> None:

@@ -117,11 +117,10 @@ export function valueOf(index, gates) {
 
 /**
  * A kind of gate in the page's words.
- * @param {{name: string, title: string, word: string, says?: string}} kind
+ * @param {{name: string, title: string, word: string, says?: string, text?: string}} kind
  */
-export function named({ name, title, word, says = "" }) {
-  const id = `gate.${name}`;
-  return { title: of(`${id}.title`, title), word: of(`${id}.word`, word), says: of(`${id}.says`, says) };
+export function named({ name, title, word, says = "", text = name }) {
+  return { title: of(`gate.${name}.title`, title), word: of(`gate.${name}.word`, word), says: of(`gate.${text}.says`, says) };
 }
 
 /**

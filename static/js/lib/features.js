@@ -14,7 +14,7 @@ import { ask } from "./ask.js";
  * @typedef {{state: string, said: import("./words.js").Said, open: number | null, shut: number | null, spread: number,
  *   usual_spread: number | null, moved: number | null}} Judgement
  *
- * @typedef {{name: string, axes: string, word: string, says: string, title: string, use: string,
+ * @typedef {{name: string, axes: string, word: string, says: string, text: string, title: string, use: string,
  *   lowest: number | null, highest: number | null, neutral: number | null}} Kind
  *
  * @typedef {{name: string, kind: Kind, map: Values, judgement: Judgement | null, paths: Path[], bias: number,
