@@ -1,7 +1,10 @@
 """Changed gates over REST: the same grammar as in Python, and the same numbers."""
 
 import io
+import json
+import re
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ from fastapi.testclient import TestClient
 
 import cbam
 from app.inference import engine as engine_module
-from cbam.explain.explainer import before_and_after
+from cbam.explain.explainer import answer_many, before_and_after
 from cbam.explain.question import Options, resolve
 from cbam.images.photo import open_photo
 
@@ -155,3 +158,48 @@ def test_without_gates_every_gate_is_opened(client: TestClient, jpeg: bytes) -> 
 def test_a_broken_photo_is_refused(client: TestClient) -> None:
     buffer = io.BytesIO(b"no photo")
     assert_problem(ask(client, "intervene", buffer.getvalue(), gates="open"), 415)
+
+
+@pytest.mark.parametrize(
+    ("gates", "target", "asked"),
+    [
+        ("layer4.1.spatial=off", "c", [["tiny-cbam"], ["tiny-cbam"]]),
+        ("layer4.1.channel=off", "c", [["tiny-se", "tiny-cbam"]] * 2),
+        ("layer4.1.spatial=off", "", [["tiny-se", "tiny-cbam"], ["tiny-cbam"]]),
+    ],
+)
+def test_the_page_asks_only_models_that_change_and_says_what_the_library_says(
+    client: TestClient,
+    jpeg: bytes,
+    family: list[cbam.Model],
+    monkeypatch: pytest.MonkeyPatch,
+    gates: str,
+    target: str,
+    asked: list[list[str]],
+) -> None:
+    runs: list[list[str]] = []
+
+    def counted(questions: Any) -> Any:
+        runs.extend([model.card.name for model in each.models] for each, _ in questions)
+        return answer_many(questions)
+
+    monkeypatch.setattr(engine_module, "answer_many", counted)
+    fields = {"gates": gates, "target": target}
+    files = {"image": ("photo.jpg", jpeg)}
+    page = client.post("/", files=files, data=fields, headers={"X-Fragment": "what-if"}).text
+    assert runs == asked
+    about = target or family[1].explain(jpeg).target.label  # of the first model with gates
+    changed = [family[FAMILY.index(name)] for name in re.findall(r'data-model="(.*?)"', page)]
+    assert [model.name for model in changed] == asked[-1]
+    expected = [
+        each
+        for model in changed
+        for each in (model.explain(jpeg, about), model.explain(jpeg, about, gates=gates))
+    ]
+    sides = re.findall(r'data-before="(.*?)" data-after="(.*?)"', page)
+    maps = [json.loads(unescape(each))[0]["map"] for each in re.findall(r"data-maps='(.*?)'", page)]
+    numbers = [float(number) for side in sides for number in side]
+    for number, heat, own in zip(numbers, maps, expected, strict=True):
+        assert number == pytest.approx(own.target.probability, abs=1e-6)
+        spread = heat["max"] - heat["min"]
+        assert np.abs(values(heat) - own.heatmap).max() <= spread / 500 + 1e-5

@@ -87,9 +87,17 @@ async def ask_about(request: Request, image: bytes, fields: F) -> Asked[F]:
     return Asked(fields, models, await answer_to(request, image, question))
 
 
-async def ask_changed(request: Request, image: bytes, fields: F) -> Changed[F]:
-    """Ask the models that `fields` name about `image`, as they are and with changed gates."""
+async def ask_changed(
+    request: Request, image: bytes, fields: F, *, others: bool = True
+) -> Changed[F]:
+    """Ask the models that `fields` name about `image`, as they are and with changed gates.
+
+    Without `others`, only those whose gates are changed, see `Question.of_changed`.
+    """
     models, question = _resolved(request, fields)
+    if not others:
+        question = question.of_changed
+        models = [model for model in models if model in question.models]
     before, after = await engine_of(request).explain_changed(
         image, question, _alive(request), Trace.of(request.scope)
     )

@@ -105,9 +105,11 @@ async def _answer(request: Request, upload: Upload, asked: bool = True) -> HTMLR
         # Only a pressed gallery button sends `photo`, so it takes precedence over a chosen file.
         image = _gallery_photo(request, fields.photo) if fields.photo else None
         parts = _parts(request)
-        if WHAT_IF in parts:
-            fields = fields.model_copy(update={"models": _with_gates(request, fields)})
         ask = ask_changed if fields.changes_gates else ask_about
+        if WHAT_IF in parts:  # shows neither gate maps nor models that stay as they are
+            only = {"models": _with_gates(request, fields), "attention": False}
+            fields = fields.model_copy(update=only)
+            ask = partial(ask_changed, others=False)
         answer = await ask(request, image or photo_of(upload), fields)
         result = await engine_of(request).in_picture_thread(_shown, answer, parts)
     except (HTTPException, CBAMLensError, ValidationError) as error:

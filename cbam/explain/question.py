@@ -138,15 +138,29 @@ class Question:
         """For each model, whether any of its gates is changed."""
         return tuple(map(bool, self.changes))
 
-    def after(self, before: Sequence[Explanation]) -> "Question":
-        """The question to the changed models alone, about the class that was explained before."""
+    @property
+    def of_changed(self) -> "Question":
+        """The question to the changed models alone.
+
+        As it is if none is changed, or if the first model has to decide what is explained.
+        """
+        is_open = not self.target or (self.method.versus and not self.versus)
+        return self if is_open or not any(self.changes) else self._narrowed()
+
+    def _narrowed(self) -> "Question":
         chosen = [number for number, changed in enumerate(self.intervenes) if changed]
-        target = before[0].target
         return replace(
             self,
             models=tuple(self.models[number] for number in chosen),
             layers=tuple(self.layers[number] for number in chosen),
             changes=tuple(self.changes[number] for number in chosen),
+        )
+
+    def after(self, before: Sequence[Explanation]) -> "Question":
+        """The question to the changed models alone, about the class that was explained before."""
+        target = before[0].target
+        return replace(
+            self._narrowed(),
             target=target.indices or (target.index,),
             word=target.label if target.indices else "",
             versus=tuple(each.index for each in before[0].versus),
