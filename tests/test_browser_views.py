@@ -2,6 +2,7 @@
 
 from urllib.parse import parse_qs, urlsplit
 
+from app_server import Running, models_at_work
 from browsing import PHOTO, Visit
 from playwright.sync_api import Page, expect
 
@@ -86,3 +87,13 @@ def test_without_scripts_the_views_stand_one_below_the_other(visit: Visit) -> No
         if not view.scripts:
             expect(page.locator(f"#view-{name}")).to_be_visible()
     expect(page.locator(".views")).to_be_hidden()
+
+
+def test_how_it_works_says_that_it_waits(visit: Visit, service: Running) -> None:
+    page = visit(f"/?photo={PHOTO}")
+    offered(page)
+    place = page.locator("#view-how [data-fill=place]")
+    with models_at_work(service):
+        tab(page, "how")
+        expect(place).to_have_text("Asking the networks…")
+    expect(place).to_contain_text("Step 1 of")

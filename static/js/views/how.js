@@ -95,6 +95,7 @@ class HowView extends HTMLElement {
   async #ask() {
     const turn = ++this.#turn;
     this.setAttribute("aria-busy", "true");
+    if (!this.#features) fill(this, "place", t("form.asking"));
     try {
       const fields = { models: this.#model.value, block: this.#block.value, count: COUNT };
       const features = await this.#source.of(fields);
@@ -110,6 +111,7 @@ class HowView extends HTMLElement {
     } catch (error) {
       if (turn !== this.#turn) return;
       if (!(error instanceof Refused)) throw error;
+      if (!this.#features) fill(this, "place", "");
       this.#trouble(error.title, error.detail);
     } finally {
       if (turn === this.#turn) this.removeAttribute("aria-busy");
