@@ -35,6 +35,7 @@ from cbam.training.bank import Bank
 from cbam.training.data import normalise
 from cbam.training.plan import Distil, Plan
 from cbam.training.precision import PRECISIONS, Precision, named, speeds
+from cbam.training.replacing import replacing
 
 Answers = tuple[Tensor, Tensor]  # pooled features (B, C), logits (B, classes)
 Row = dict[str, Any]  # one report, as log.jsonl has it
@@ -362,7 +363,6 @@ class _Training:
         return self.seconds / (60 * self.plan.minutes)
 
     def _save(self) -> None:
-        """A kill leaves the old checkpoint or the new one, never half of it."""
         state = {
             "step": self.step,
             "seconds": self.seconds,
@@ -372,9 +372,8 @@ class _Training:
             "settled": self._settled(),
             "members": {member.name: member.state() for member in self.members},
         }
-        partial = self.checkpoint.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(self.checkpoint)
+        with replacing(self.checkpoint) as file:
+            torch.save(state, file)
 
     def _report(self, done: float, left_s: float) -> None:
         """Ask the averages about the photos held out; say it, and write it down."""

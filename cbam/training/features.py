@@ -22,6 +22,7 @@ from cbam.data.boxed import Boxed
 from cbam.errors import BadImage
 from cbam.images.decode import decode
 from cbam.images.frame import Frame
+from cbam.training.replacing import replacing
 
 PHOTOS_A_FILE = 64
 BATCH = 8  # photos of one shape in one pass
@@ -105,9 +106,8 @@ def keep_features(
             some = photos[start : start + PHOTOS_A_FILE]
             path = _path(folder, view, start)
             if not path.exists():
-                partial = path.with_suffix(".partial")
-                save_file(_features(some, frame, view, seed, stages, start), partial)
-                partial.replace(path)
+                with replacing(path) as file:
+                    save_file(_features(some, frame, view, seed, stages, start), file)
             step(view, min(start + PHOTOS_A_FILE, len(photos)))
 
 

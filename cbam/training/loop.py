@@ -25,6 +25,7 @@ from cbam.backbones import build
 from cbam.training.data import Folders, Stacked, batches, normalise
 from cbam.training.precision import chosen_precision
 from cbam.training.recipe import Recipe
+from cbam.training.replacing import replacing
 
 
 @dataclass(frozen=True)
@@ -121,11 +122,8 @@ def train(
                 "epoch": epoch + 1,
                 "precision": precision,
             }
-            partial = checkpoint.with_suffix(".partial")
-            torch.save(state, partial)
-            partial.replace(
-                checkpoint
-            )  # a kill leaves the old one or the new one, never half of it
+            with replacing(checkpoint) as file:
+                torch.save(state, file)
 
     weights = run / "weights.safetensors"
     if accelerator.is_main_process:

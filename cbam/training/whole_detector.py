@@ -29,6 +29,7 @@ from cbam.training.detector_recipe import WholeRecipe
 from cbam.training.features import changed, opened
 from cbam.training.origin import TORCHVISION, origin
 from cbam.training.precision import Precision, named, speeds
+from cbam.training.replacing import replacing
 
 Change = Callable[[dict[str, Any]], dict[str, Any]]
 Example = tuple[Tensor, dict[str, Tensor], Tensor]  # image, target, whether classes are marked
@@ -161,9 +162,8 @@ def train_whole(
             "unread": sorted(unread),
             "precision": precision,
         }
-        partial = checkpoint.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(checkpoint)  # a kill leaves the old one or the new one
+        with replacing(checkpoint) as file:
+            torch.save(state, file)
     best = network if average is None else average.module
     save_file({name: each.contiguous().cpu() for name, each in best.state_dict().items()}, weights)
     return TrainedDetector(weights, loss, tuple(sorted(unread)))
