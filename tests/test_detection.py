@@ -20,7 +20,8 @@ from cbam.cards.detector import is_detector, read_detector_card, write_detector_
 from cbam.cards.families import available, detectors
 from cbam.detector import Detector, open_detector
 from cbam.detectors import BODY, FCOS, OF, SIDES, Found
-from cbam.errors import BadCard, OptionClash, UnknownName
+from cbam.detectors.fcos import FINEST
+from cbam.errors import BadCard, BadOption, OptionClash, UnknownName
 from cbam.explain.detection import (
     BOX_METHODS,
     Detected,
@@ -49,10 +50,10 @@ def photo(width: int = 96, height: int = 64, seed: int = 0) -> Image.Image:
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def network(classes: int = 2) -> FCOS:
+def network(classes: int = 2, finest: int = 16) -> FCOS:
     torch.manual_seed(0)
     body = build("resnet18", num_classes=3, width=16)
-    found = FCOS(body, classes, channels=32, convs=1)
+    found = FCOS(body, classes, channels=32, convs=1, finest=finest)
     torch.nn.init.normal_(found.head.classification_head.cls_logits.weight, std=0.3)
     torch.nn.init.normal_(found.head.regression_head.bbox_reg.weight, std=0.3)
     # Its own transform: images come normalised and in the right size.
@@ -60,8 +61,9 @@ def network(classes: int = 2) -> FCOS:
     return found
 
 
-def test_it_finds_what_torchvisions_own_forward_finds():
-    ours = network().eval().requires_grad_(False)
+@pytest.mark.parametrize("finest", FINEST)
+def test_it_finds_what_torchvisions_own_forward_finds(finest: int):
+    ours = network(finest=finest).eval().requires_grad_(False)
     ours.score_thresh, ours.nms_thresh, ours.detections_per_img = 0.1, 0.5, 30
     image = torch.rand(3, 64, 96, generator=torch.Generator().manual_seed(1))
     (theirs,) = TorchvisionFCOS.forward(ours, [image])
@@ -108,6 +110,16 @@ def test_a_class_that_is_not_marked_in_a_photo_has_no_loss_there():
 def test_every_attention_can_stand_under_a_detector(attention: str):
     ours = FCOS(build("resnet18", attention=attention, num_classes=3, width=16), 2, 32, 1).eval()
     assert ours(torch.zeros(1, 3, 64, 96)).shape == (1, 4 * 6 + 2 * 3, 2 + 4 + 1)
+
+
+def test_a_third_map_has_the_stride_eight():
+    ours = network(finest=8)
+    assert ours(torch.zeros(2, 3, 64, 96)).shape == (2, 8 * 12 + 4 * 6 + 2 * 3, 2 + 4 + 1)
+    (places,), per_map = ours.places(96, 64)
+    assert per_map == [8 * 12, 4 * 6, 2 * 3]
+    assert places[1].tolist() == [6, -2, 10, 2]  # half a stride around the second place
+    with pytest.raises(BadOption, match="8 or 16"):
+        network(finest=4)
 
 
 def asked(numbers: list[tuple[int, int]]) -> Found:

@@ -66,7 +66,7 @@ DETECTORS: dict[str, DetectorKind] = {
     "fcos": DetectorKind(
         FCOS,
         "FCOS",
-        "One stage: every place of two maps says what is there and how far its sides are.",
+        "One stage: every place of a few maps says what is there and how far its sides are.",
         "https://arxiv.org/abs/1904.01355",
         frozen=True,
     ),

@@ -1,4 +1,4 @@
-"""FCOS, a one-stage detector without anchor boxes, on the last two stages of a backbone.
+"""FCOS, a one-stage detector without anchor boxes, on the last two stages of a ResNet.
 
 Tian, Shen, Chen, He, "FCOS: Fully Convolutional One-Stage Object Detection", ICCV 2019,
 https://arxiv.org/abs/1904.01355. The pyramid, the heads, the assignment of places to objects, the
@@ -19,25 +19,36 @@ from torchvision.ops import FeaturePyramidNetwork, batched_nms, clip_boxes_to_im
 
 from cbam.backbones.resnet import ResNet
 from cbam.detectors.found import BODY, SIDES, Found
+from cbam.errors import BadOption
+
+FINEST = (8, 16)  # strides that the finest map can have
 
 
 class Pyramid(nn.Module):
-    """Two maps of equal width from a backbone's last two stages: strides 16 and 32.
+    """Maps of equal width from a backbone's last two stages, of strides 16 and 32.
 
-    The coarser map is enlarged and added to the finer one: "Feature Pyramid Networks", Lin et al.
-    2017, https://arxiv.org/abs/1612.03144.
+    Each map is enlarged and added to the finer one: "Feature Pyramid Networks", Lin et al. 2017,
+    https://arxiv.org/abs/1612.03144. With `finest` = 8 there is a third one, for which a transposed
+    convolution enlarges the finer stage: the "simple feature pyramid" of Li et al. 2022,
+    https://arxiv.org/abs/2203.16527.
     """
 
-    def __init__(self, body: ResNet, channels: int) -> None:
+    def __init__(self, body: ResNet, channels: int, finest: int) -> None:
         super().__init__()
+        widths = body.stage_channels[-2:]
+        if finest not in FINEST:
+            raise BadOption.of("finest", finest, f"a stride: {' or '.join(map(str, FINEST))}")
         self.body = body
         self.out_channels = channels
-        self.neck = FeaturePyramidNetwork(
-            body.stage_channels[-2:], channels, norm_layer=partial(nn.GroupNorm, 32)
-        )
+        self.finer = nn.ModuleList()
+        if finest == 8:
+            self.finer.append(nn.ConvTranspose2d(widths[0], channels, 2, stride=2))
+            widths = [channels, *widths]
+        self.neck = FeaturePyramidNetwork(widths, channels, norm_layer=partial(nn.GroupNorm, 32))
 
     def merge(self, stages: Sequence[Tensor]) -> OrderedDict[str, Tensor]:
-        """The last two stages' outputs -> the pyramid's maps by name, the finer one first."""
+        """The last two stages' outputs -> the pyramid's maps by name, the finest one first."""
+        stages = [*(finer(stages[0]) for finer in self.finer), *stages]
         named = OrderedDict((str(number), stage) for number, stage in enumerate(stages))
         merged: OrderedDict[str, Tensor] = self.neck(named)
         return merged
@@ -51,8 +62,9 @@ class FCOS(TorchvisionFCOS):  # type: ignore[misc]
 
     `channels`: width of the pyramid and the heads, a multiple of 32; `convs`: 3x3 convolutions
     before each head's last. `radius`: how far from an object's centre a place may answer for it, in
-    half strides. Objects whose farthest side is nearer than 64 px belong to the finer map.
-    `cuttable`: the blocks behind which the network can be cut in two.
+    half strides. `finest`: the finest map's stride, 8 or 16. Objects belong to a map by how far
+    their farthest side is from the place: nearer than 32 px to that of stride 8, nearer than 64 px
+    to that of 16. `cuttable`: the blocks behind which the network can be cut in two.
     """
 
     def __init__(
@@ -62,16 +74,21 @@ class FCOS(TorchvisionFCOS):  # type: ignore[misc]
         channels: int = 128,
         convs: int = 2,
         radius: float = 3.0,
+        finest: int = 16,
     ) -> None:
+        strides = [stride for stride in (8, 16, 32) if stride >= finest]
         body.avgpool, body.fc = nn.Identity(), nn.Identity()  # type: ignore[assignment]
         super().__init__(
-            Pyramid(body, channels),
+            Pyramid(body, channels, finest),
             num_classes,
             # Half the strides, because torchvision gives each map distances of 4 to 8 sizes.
-            anchor_generator=AnchorGenerator(((8,), (16,)), ((1.0,), (1.0,))),
+            anchor_generator=AnchorGenerator(
+                tuple((stride // 2,) for stride in strides), ((1.0,),) * len(strides)
+            ),
             head=FCOSHead(channels, 1, num_classes, convs),
             center_sampling_radius=radius,
         )
+        self.strides = strides
         # Distances are rectified: begun at 0, many would never learn.
         nn.init.constant_(self.head.regression_head.bbox_reg.bias, 3.0)
         self.block_names = [BODY + name for name in body.block_names]
@@ -81,7 +98,7 @@ class FCOS(TorchvisionFCOS):  # type: ignore[misc]
     def forward(self, images: Tensor) -> Tensor:
         """All outputs in one tensor: (N, P, classes + 4 + 1), which `parts` takes apart.
 
-        P places: those of the finer map row by row, then the coarser one's.
+        P places: those of the finest map row by row, then the coarser ones'.
         """
         return torch.cat(self.outputs(self.backbone.body.stages(images)[-2:]), dim=2)
 
@@ -98,7 +115,7 @@ class FCOS(TorchvisionFCOS):  # type: ignore[misc]
 
         An anchor's centre is the place, its side the unit of the place's distances.
         """
-        grids = [(height // stride, width // stride) for stride in (16, 32)]
+        grids = [(height // stride, width // stride) for stride in self.strides]
         images = ImageList(torch.empty(count, 3, height, width), [(height, width)] * count)
         anchors: list[Tensor] = self.anchor_generator(
             images, [torch.empty(1, 1, *g) for g in grids]

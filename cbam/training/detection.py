@@ -33,7 +33,9 @@ from cbam.errors import BadData, BadRecipe
 from cbam.images.frame import Frame
 from cbam.trace.cut import cut_at
 from cbam.training.detector_recipe import DetectorRecipe, WholeRecipe
-from cbam.training.features import Features, Stages, keep_features
+from cbam.training.features import BATCH, Example, Features, Stages, keep_features
+from cbam.training.precision import Precision, of_family, speeds
+from cbam.training.replacing import replacing
 
 Say = Callable[[str], None]
 
@@ -74,12 +76,16 @@ def train_detector(
         say(f"{run.name}: features of {whole}, {_minutes(started)}")
 
     stages = last_stages(body, recipe.size_px, backend)
-    keep_features(photos, frame, recipe.views, recipe.seed, stages, folder, step)
+    precision = recipe.precision
+    if precision == "auto":
+        precision = of_family(recipe.family, run, None, lambda: _images_per_s(stages, frame), say)
+    with _autocast(precision):
+        keep_features(photos, frame, recipe.views, recipe.seed, stages, folder, step)
     features = Features(folder, len(photos), recipe.views)
     names = tuple(photos[number].name for number in features.missing)
     if len(names) == len(photos):
         raise BadData(f"None of the {len(names)} photos can be read.")
-    return replace(fit(recipe, body, features, run, say), unread=names)
+    return replace(fit(recipe, body, features, run, precision, say), unread=names)
 
 
 def classifier_of(recipe: DetectorRecipe, attention: str, models: Path) -> Card:
@@ -110,8 +116,29 @@ def last_stages(body: nn.Module, side_px: int, backend: str = EAGER) -> Callable
     return run
 
 
+def _images_per_s(stages: Callable[[Tensor], Stages], frame: Frame) -> dict[Precision, float]:
+    """How fast the frozen network is in each precision."""
+    side_px, count = frame.size_px, BATCH
+    images = torch.rand(count, 3, side_px, side_px).to(memory_format=torch.channels_last)
+
+    def step(precision: Precision) -> None:
+        with _autocast(precision):
+            stages(images)
+
+    return speeds(step, count)
+
+
+def _autocast(precision: Precision) -> torch.autocast:
+    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+
+
 def fit(
-    recipe: DetectorRecipe, body: nn.Module, features: Features, run: Path, say: Say
+    recipe: DetectorRecipe,
+    body: nn.Module,
+    features: Features,
+    run: Path,
+    precision: Precision,
+    say: Say,
 ) -> TrainedDetector:
     """Train the head on kept features; resumes from `run`/checkpoint.pt."""
     run.mkdir(parents=True, exist_ok=True)
@@ -131,7 +158,7 @@ def fit(
     optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate)
     steps = sum(1 for _ in features.order(recipe.batch_size, 0, recipe.seed))
     schedule = LambdaLR(optimizer, lambda step: _rate(step / steps, recipe))
-    head = nn.ModuleList([network.backbone.neck, network.head])
+    head = nn.ModuleList([network.backbone.finer, network.backbone.neck, network.head])
     decay = get_ema_multi_avg_fn(recipe.ema_decay)  # type: ignore[no-untyped-call]
     average = AveragedModel(head, multi_avg_fn=decay)
     first, loss = 0, math.nan
@@ -145,15 +172,7 @@ def fit(
     for epoch in range(first, recipe.epochs):
         started, total, seen = time.monotonic(), torch.zeros(3), 0
         for batch in features.batches(recipe.batch_size, epoch, recipe.seed):
-            stages = [torch.cat(level) for level in zip(*(e.stages for e in batch), strict=True)]
-            height, width = (16 * side for side in stages[0].shape[2:])
-            losses = network.losses(
-                network.outputs(stages),
-                [{"boxes": each.boxes, "labels": each.labels} for each in batch],
-                width,
-                height,
-                torch.stack([each.marked for each in batch]),
-            )
+            losses = _losses(network, batch, precision)
             optimizer.zero_grad()
             together = sum(losses.values(), torch.zeros(()))
             together.backward()  # type: ignore[no-untyped-call]
@@ -176,13 +195,23 @@ def fit(
             "epoch": epoch + 1,
             "loss": loss,
         }
-        partial = checkpoint.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(checkpoint)
+        with replacing(checkpoint) as file:
+            torch.save(state, file)
     weights = run / "weights.safetensors"
     head.load_state_dict(average.module.state_dict())
     save_file({name: value.contiguous() for name, value in head_weights(network).items()}, weights)
     return TrainedDetector(weights, loss)
+
+
+def _losses(network: FCOS, batch: list[Example], precision: Precision) -> dict[str, Tensor]:
+    """The losses of a batch of kept features, by name."""
+    stages = [torch.cat(level) for level in zip(*(each.stages for each in batch), strict=True)]
+    height, width = (16 * side for side in stages[0].shape[2:])
+    with _autocast(precision):
+        outputs = network.outputs(stages)
+    targets = [{"boxes": each.boxes, "labels": each.labels} for each in batch]
+    marked = torch.stack([each.marked for each in batch])
+    return network.losses(outputs, targets, width, height, marked)
 
 
 def write_detector(

@@ -40,6 +40,7 @@ class DetectorRecipe(BaseModel):
     weight_decay: float = 0.05  # on kernels
     warmup_epochs: float = 0.5  # linear from 0; then half a cosine to 0
     ema_decay: float = Field(0.998, ge=0, lt=1)  # average of the weights, per step
+    precision: Literal["auto", "bf16", "no"] = "auto"  # "no": float32; auto: the faster one here
 
     def model_name(self, backbone: str, attention: str) -> str:
         """`resnet50-cbam-animals`; without attention `resnet50-animals`."""

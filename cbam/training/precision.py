@@ -39,24 +39,38 @@ def chosen_precision(
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
     chosen: list[Precision] = ["no"]
     if state.is_main_process:
-        chosen[0] = _of_family(recipe, attention, run, before, state)
+        chosen[0] = of_family(
+            recipe.family,
+            run,
+            before,
+            lambda: images_per_s(recipe, attention, state.device),
+            state.print,
+        )
     broadcast_object_list(chosen)  # all processes must compute alike
     return chosen[0]
 
 
-def _of_family(
-    recipe: Recipe, attention: str, run: Path, before: Precision | None, state: PartialState
+def of_family(
+    family: str,
+    run: Path,
+    before: Precision | None,
+    measure: Callable[[], dict[Precision, float]],
+    say: Callable[[str], None],
 ) -> Precision:
-    shared = run.parent / f"{recipe.family}-precision.json"
+    """One precision for all members of a family, as `chosen_precision` says.
+
+    `measure`: images a second in each.
+    """
+    shared = run.parent / f"{family}-precision.json"
     if before is None and shared.exists():
         kept: Precision = json.loads(shared.read_text(encoding="utf-8"))["precision"]
-        state.print(f"{run.name}: precision {named(kept)}, as in {shared}")
+        say(f"{run.name}: precision {named(kept)}, as in {shared}")
         return kept
     if before is None:
-        found = images_per_s(recipe, attention, state.device)
+        found = measure()
         chosen = max(PRECISIONS, key=lambda name: found[name])
         said = ", ".join(f"{named(name)} {speed:.0f} images/s" for name, speed in found.items())
-        state.print(f"{run.name}: precision {named(chosen)}, the faster one here: {said}")
+        say(f"{run.name}: precision {named(chosen)}, the faster one here: {said}")
     else:
         found, chosen = {}, before
     if not shared.exists():
