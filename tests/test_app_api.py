@@ -99,6 +99,7 @@ def test_methods_lists_the_table(client: TestClient) -> None:
         assert method.pop("versus") is (method["name"] == "finercam")
         ignores = method.pop("ignores_class")
         assert ignores is (method["name"] in ("eigencam", "kpcacam", "randomcam"))
+        assert method.pop("groups") is (method["name"] not in ("shapleycam", "finercam"))
         assert set(method) == {"name", "title", "paper", "note", "cost", "cost_class"}
         assert method["paper"].startswith("https://")
         assert all(method.values())
