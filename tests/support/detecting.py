@@ -28,7 +28,7 @@ from cbam.detectors import FCOS
 from cbam.images.frame import Frame
 
 LABELS = ("red", "blue")
-OPTIONS = {"channels": 32, "convs": 1, "finest": 8}
+OPTIONS = {"channels": 32, "convs": 1}
 
 
 def tiny_classifier(folder: Path, attention: str = "cbam") -> Card:
