@@ -26,6 +26,12 @@ from cbam.training.recipe import read_recipe
 BOM = "\ufeff"
 
 
+@pytest.fixture(scope="module")
+def tiny_model(make_model: Callable[..., Model]) -> Model:
+    """One for all tests here: what is refused leaves a model as it is."""
+    return make_model("cbam")
+
+
 def refused(call: Callable[[], object], kind: type[Exception] = CBAMLensError) -> str:
     """The one sentence or two with which a call is refused."""
     with pytest.raises(kind) as raised:
