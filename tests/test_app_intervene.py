@@ -203,3 +203,10 @@ def test_the_page_asks_only_models_that_change_and_says_what_the_library_says(
         assert number == pytest.approx(own.target.probability, abs=1e-6)
         spread = heat["max"] - heat["min"]
         assert np.abs(values(heat) - own.heatmap).max() <= spread / 500 + 1e-5
+
+
+def test_what_if_without_gates_shows_no_change(client: TestClient, jpeg: bytes) -> None:
+    files = {"image": ("photo.jpg", jpeg)}
+    answer = client.post("/", files=files, headers={"X-Fragment": "what-if"})
+    assert answer.status_code == 200
+    assert "data-before" not in answer.text

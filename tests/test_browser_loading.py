@@ -15,7 +15,7 @@ from app.settings import Settings
 pytest_plugins = ["app_fixtures", "browsing"]
 
 REFUSED = "503"  # the browser notes the refusal of a question
-LOADED_MS = 180_000  # at most, as wherever tests wait for models
+LOADED_MS = 180_000  # at most
 
 
 @pytest.fixture

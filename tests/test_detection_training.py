@@ -15,12 +15,13 @@ from typer.testing import CliRunner
 
 import cbam
 from app.cli.main import app
+from cbam.cards.detector import frozen_network
 from cbam.data.boxed import Boxed, boxed_photos
 from cbam.detector import open_detector
 from cbam.errors import BadData, BadRecipe, MissingFile
 from cbam.evaluate.detection import measure_detector
 from cbam.images.frame import Frame
-from cbam.training.detection import train_detector, write_detector
+from cbam.training.detection import last_stages, train_detector, write_detector
 from cbam.training.detector_recipe import DetectorRecipe, read_detector_recipe
 from cbam.training.features import Features, keep_features, view_of
 
@@ -158,6 +159,22 @@ def test_a_training_that_stopped_goes_on_where_it_was(tmp_path: Path):
     assert not [name for name in whole if name.startswith("backbone.body")]
     for name, value in whole.items():
         torch.testing.assert_close(value, parts[name])
+
+
+@pytest.mark.parametrize(("precision", "error"), [("no", 1e-3), ("bf16", 0.05)])
+def test_the_features_have_the_recipes_precision(tmp_path: Path, precision: str, error: float):
+    card = tiny_classifier(tmp_path / "models")
+    photos = boxed(tmp_path, 4)
+    lines(tmp_path, photos, "run", precision=precision, epochs=1, views=1)
+    kept = Features(tmp_path / "run" / "features", 4, 1).example(0, 0).stages
+    image = Frame(96, card.preprocess.mean, card.preprocess.std)(
+        Image.open(io.BytesIO(photos[0].photo))  # type: ignore[arg-type]
+    )
+    exact = last_stages(frozen_network(card, {}), 96)(image[None])
+    for mine, its in zip(kept, exact, strict=True):
+        off = float((mine - its).norm() / its.norm())
+        assert off < error
+        assert (off > 1e-3) == (precision == "bf16")
 
 
 def test_the_command_trains_a_detector_that_finds_and_measures_it(tmp_path: Path):
