@@ -24,6 +24,13 @@ from websockets.sync.client import ClientConnection, connect
 LIMIT_S = 300  # a busy machine; what is there is seen at once
 COMMANDS = ("firefox-esr", "firefox")
 DOWN = "\ue015"  # the arrow, by https://www.w3.org/TR/webdriver2/#keyboard-actions
+OUTSIDE = "move target out of bounds"  # the error of a place outside the window
+STILL = """async (element) => {
+    element.scrollIntoView({ block: 'center', behavior: 'instant' });
+    const { top } = element.getBoundingClientRect();
+    await new Promise((then) => requestAnimationFrame(() => requestAnimationFrame(then)));
+    return element.getBoundingClientRect().top === top;
+}"""
 PREFERENCES = {
     "intl.accept_languages": "en",
     "network.proxy.type": 0,  # none, whatever the environment says
@@ -116,22 +123,40 @@ class Tab:
         return str(self.wait(f"document.querySelector({json.dumps(selector)})?.textContent"))
 
     def _element(self, selector: str) -> dict[str, str]:
-        """An element in the middle of the window, for other commands."""
+        """An element in the middle of the window, where it stays, for other commands."""
         found = f"document.querySelector({json.dumps(selector)})"
-        self.wait(f"{found}?.checkVisibility()")
-        self.evaluate(f"{found}.scrollIntoView({{ block: 'center', behavior: 'instant' }})")
+        self.wait(f"{found}?.checkVisibility() && ({STILL})({found})")
         return {"sharedId": self._run(found)["sharedId"]}
 
     def click(self, selector: str) -> None:
-        """Press the mouse in the middle of an element, once it is there."""
-        place = {"type": "element", "element": self._element(selector)}
-        actions = [
-            {"type": "pointerMove", "x": 0, "y": 0, "origin": place},
-            {"type": "pointerDown", "button": 0},
-            {"type": "pointerUp", "button": 0},
-        ]
-        source = {"type": "pointer", "id": "mouse", "actions": actions}
-        self._send("input.performActions", actions=[source])
+        """Press the mouse in the middle of an element, once it is there, until that is clicked.
+
+        A page that grows may carry it off between two commands.
+        """
+        found = f"document.querySelector({json.dumps(selector)})"
+
+        def clicked() -> bool:
+            place = {"type": "element", "element": self._element(selector)}
+            self.evaluate(f"{found}.addEventListener('click', () => {{ window.isHit = true; }})")
+            actions = [
+                {"type": "pointerMove", "x": 0, "y": 0, "origin": place},
+                {"type": "pointerDown", "button": 0},
+                {"type": "pointerUp", "button": 0},
+            ]
+            source = {"type": "pointer", "id": "mouse", "actions": actions}
+            self.evaluate("window.isHit = false")
+            try:
+                self._send("input.performActions", actions=[source])
+            except BidiError as error:
+                if OUTSIDE in str(error):
+                    return False
+                raise
+            try:
+                return bool(self.evaluate("window.isHit ?? true"))  # a new page knows nothing of it
+            except BidiError:  # the page has gone and the next one is not there yet
+                return True
+
+        until(clicked, f"a click on {selector}")
 
     def press(self, selector: str, key: str) -> None:
         """Press a key on an element, once it is there."""
