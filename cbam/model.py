@@ -5,7 +5,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from cbam.explain.interventions import Gates
 from cbam.explain.question import DEFAULTS, Layers, Options, chosen_layers, resolve
 from cbam.images.photo import Photo, open_photo
 from cbam.trace.cut import Cut, Place, cut_at
-from cbam.trace.intervene import Change, changeable, changed
+from cbam.trace.intervene import Change, changeable, changed, is_told
 from cbam.trace.probe import Probe, probe_at
 from cbam.trace.rewrite import Folded, fuse, share_weights
 from cbam.undisturbed import undisturbed
@@ -80,8 +80,9 @@ class Model:
         return other
 
     def _begin(self, backend: str) -> Callable[[], tuple[Cut, str]]:
-        cut = cut_at(self._network, self.layers[-1])
-        return begin(cut, backend, self.card.preprocess.size_px, self._folded)
+        last, side_px = self.layers[-1], self.card.preprocess.size_px
+        told = partial(changeable, self._network, last)
+        return begin(cut_at(self._network, last), backend, side_px, self._folded, told)
 
     @cached_property
     def network(self) -> nn.Module:
@@ -155,14 +156,17 @@ class Model:
     ) -> Cut:
         """The network cut behind the last of these blocks, by default its last; made once and kept.
 
-        With `changes`, some gates are told what to say, and PyTorch runs it whatever the back end.
+        With `changes`, some gates are told what to say; the back end runs that, too, if it can, and
+        PyTorch otherwise.
         Raises UnknownName, BadOption.
         """
         whole, _ = self._whole  # first: it settles where the network's weights lie
         layers = chosen_layers(self, layers)
+        is_whole = layers == (self.layers[-1],)
         if changes:
-            return changed(self._cut(layers, told=True), changes)
-        return whole if layers == (self.layers[-1],) else self._cut(layers, told=False)
+            is_ready = is_whole and is_told(whole)
+            return changed(whole if is_ready else self._cut(layers, told=True), changes)
+        return whole if is_whole else self._cut(layers, told=False)
 
     def _cut(self, layers: Layers, told: bool) -> Cut:
         """A cut that PyTorch runs, made once and kept."""

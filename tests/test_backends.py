@@ -1,7 +1,7 @@
 """Back ends: the same answers, from any thread, in any batch; and which one is chosen."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -25,10 +25,12 @@ from cbam.errors import NotAvailable, UnknownName
 from cbam.images.decode import decode
 from cbam.model import Model, load
 from cbam.trace.cut import Cut, cut_at
+from cbam.trace.intervene import Change
 
 GALLERY = Path(__file__).parent.parent / "static" / "gallery"
 HERE = [name for name, backend in BACKENDS.items() if not backend.missing()]
 EXACT = [name for name in HERE if BACKENDS[name].exact]
+WITH_GATES = [name for name, record in ATTENTION.items() if record.gates]
 MakeModel = Callable[..., Model]
 
 
@@ -125,6 +127,50 @@ def test_a_model_in_a_back_end_explains(make_model: MakeModel, make_photo: Any, 
     earlier = model.explain(make_photo(), layer="layer2.0")
     assert earlier.layer == "layer2.0"
     assert len(earlier.attention) == 8
+
+
+@pytest.mark.parametrize("attention", WITH_GATES)
+def test_openvino_runs_changed_gates_in_the_trunk_of_the_others(
+    make_model: MakeModel, attention: str
+):
+    fast, plain = make_model(attention, backend="openvino"), make_model(attention)
+    gate, *_, last = fast.gates
+    shape = fast.gates[last].shape
+    painted = torch.where(torch.rand(shape) < 0.5, torch.rand(shape), torch.nan)
+    each = torch.rand(3, *fast.gates[gate].shape)  # a photo's own
+    paths = fast.gates[gate].paths
+    asked = [
+        {gate: Change.held(0.4), last: Change.strength(0.5, 1.0)},
+        {gate: Change.held(each), last: Change.painted(painted)},
+    ] + [{gate: Change.path(name, paths)} for name in paths]
+    for changes in asked:
+        cut, expected = fast.cut(None, changes), plain.cut(None, changes)
+        activation, maps = cut.run_trunk(images(3))
+        for mine, theirs in zip(
+            (activation, *maps.values()), _flat(expected.run_trunk(images(3))), strict=True
+        ):
+            torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
+    whole = fast.cut().trunk
+    assert fast.cut(None, asked[0]).trunk.part is whole.part  # type: ignore[union-attr]
+    again = fast.cut().run_trunk(images(1))
+    for mine, theirs in zip(_flat(again), _flat(plain.cut().run_trunk(images(1))), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
+
+
+def _flat(found: tuple[Tensor, Mapping[str, Tensor]]) -> tuple[Tensor, ...]:
+    activation, maps = found
+    return (activation, *maps.values())
+
+
+def test_openvino_sends_values_larger_than_a_map_through_the_plain_trunk(make_model: MakeModel):
+    fast, plain = make_model("cbam", backend="openvino"), make_model("cbam")
+    channels, *_ = fast.gates["layer1.0.channel"].shape
+    _, *sides = fast.gates["layer1.0.spatial"].shape
+    larger = {"layer1.0.spatial": Change.held(torch.rand(channels, *sides))}
+    found, expected = (each.cut(None, larger).run_trunk(images(2)) for each in (fast, plain))
+    assert found[1]["layer1.0.spatial"].shape == (2, channels, *sides)
+    for mine, theirs in zip(_flat(found), _flat(expected), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
 
 
 def test_openvino_sends_another_size_of_image_through_the_plain_trunk(make_model: MakeModel):

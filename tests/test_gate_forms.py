@@ -1,5 +1,6 @@
 """CBAM's gates in other forms: the modules' own answers; and where they may stand."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from cbam.backbones import blocks
 from cbam.backends import numba_gates as compiled
 from cbam.backends.openvino import PairedGates, pair_pools
 from cbam.trace.cut import cut_at
+from cbam.trace.intervene import Change, changeable, changed
 from cbam.trace.rewrite import fold_norms, fuse
 
 FORMS = [compiled.CompiledGates, PairedGates]
@@ -140,6 +142,28 @@ def test_the_usual_form_is_changed_and_ablations_are_left(
         assert changed_in(fast) == modules
         with torch.inference_mode():
             same(fast(x), trunk(x))
+
+
+def test_gates_that_are_told_what_to_say_are_paired_too() -> None:
+    made = network()
+    last = blocks(made)[-1]
+    x = torch.randn(2, 3, 64, 64)
+    plain = changeable(made, last)
+    assert isinstance(plain.trunk, torch.fx.GraphModule)
+    fast = replace(plain, trunk=pair_pools(plain.trunk))
+    assert changed_in(fast.trunk) == 8
+    paths = ("avg", "max")
+    for changes in (
+        {},
+        {
+            "layer1.0.channel": Change.path("avg", paths),
+            "layer2.0.spatial": Change.strength(0.3, 1),
+        },
+        {"layer3.0.spatial": Change.path("max", paths), "layer2.1.channel": Change.held(0.7)},
+    ):
+        activation, maps = changed(plain, changes).run_trunk(x)
+        fast_activation, fast_maps = changed(fast, changes).run_trunk(x)
+        same((activation, *maps.values()), (fast_activation, *fast_maps.values()))
 
 
 def test_another_attention_is_left() -> None:

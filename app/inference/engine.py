@@ -543,7 +543,7 @@ class Engine:
         """What can wait until the service is ready, in a thread beside the model thread.
 
         With the back end `auto` the families move to the fastest, each as a whole: its members are
-        compared. Then the trunks with changed gates are made.
+        compared. Then what changes gates is made and run once.
         """
         run = partial(asyncio.get_running_loop().run_in_executor, self._backend_thread)
         for names in self.families.values() if self.settings.backend == AUTO else ():

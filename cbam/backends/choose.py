@@ -25,6 +25,7 @@ from cbam.errors import CBAMLensError, NotAvailable, UnknownName
 from cbam.explain.methods import heat_maps
 from cbam.explain.targets import ClassLogit
 from cbam.trace.cut import Cut
+from cbam.trace.intervene import changed, full_values
 from cbam.trace.rewrite import Folded
 
 log = logging.getLogger("cbam_lens")
@@ -37,8 +38,9 @@ class Backend:
     title: str  # what it computes with, in plain words
     exact: bool  # float32: answers within TOLERANCE of the plain trunk's
     missing: Callable[[], str]  # why it is not available on this machine; empty: it is
-    make: Callable[[fx.GraphModule, Tensor, Folded], nn.Module]  # trunk, example images
+    make: Callable[..., nn.Module]  # trunk, example images, folded; if told: values of its gates
     spared_by: str = ""  # "auto" does not try it if the machine has this one
+    is_told: bool = False  # it runs trunks that take values for their gates, as fast as any other
 
 
 def _nothing_missing() -> str:
@@ -78,7 +80,9 @@ BACKENDS: dict[str, Backend] = {
         _numba,
         spared_by=OPENVINO,  # it takes seconds to compile, and was never the faster one
     ),
-    OPENVINO: Backend("OpenVINO on the CPU, float32", True, _openvino_missing, OpenVINO),
+    OPENVINO: Backend(
+        "OpenVINO on the CPU, float32", True, _openvino_missing, OpenVINO, is_told=True
+    ),
     "cuda": Backend("PyTorch on a CUDA GPU, float32", True, _gpu_missing, OnGPU),
     "compile": Backend(
         "torch.compile on a CUDA GPU, float32",
@@ -162,9 +166,16 @@ def accelerate(cut: Cut, name: str, side_px: int, folded: Folded | None = None) 
 
 
 def begin(
-    cut: Cut, name: str, side_px: int, folded: Folded | None = None
+    cut: Cut,
+    name: str,
+    side_px: int,
+    folded: Folded | None = None,
+    changeable: Callable[[], Cut] | None = None,
 ) -> Callable[[], tuple[Cut, str]]:
     """Begin to `accelerate`; the returned function gives the result, and waits for it if it must.
+
+    `changeable` makes the same cut for `changed`. Back ends that can run it take that one: the
+    result is the cut without a change, and `changed` takes it.
 
     "auto" makes the available back ends in another thread, and takes the fastest whose answers to a
     test picture match the plain trunk's. It measures the first trunk of a kind; later trunks that
@@ -179,11 +190,11 @@ def begin(
             each for each, backend in BACKENDS.items() if backend.exact and not backend.missing()
         ]
         tried = [each for each in able if each != EAGER and BACKENDS[each].spared_by not in able]
-        make = partial(_in_backend, cut, images=picture, folded=folded)
+        make = partial(_in_backend, cut, images=picture, folded=folded, changeable=changeable)
         threads = torch.get_num_threads()
         made = {each: _beside.submit(_with_threads, threads, make, each) for each in tried}
         return partial(_chosen, cut, picture, folded, made)
-    fast = _in_backend(cut, name, picture, folded)
+    fast = _in_backend(cut, name, picture, folded, changeable)
     return lambda: (fast, name)
 
 
@@ -237,11 +248,22 @@ def _with_threads(threads: int, make: Callable[[str], Cut], name: str) -> Cut:
     return make(name)
 
 
-def _in_backend(cut: Cut, name: str, images: Tensor, folded: Folded) -> Cut:
+def _in_backend(
+    cut: Cut,
+    name: str,
+    images: Tensor,
+    folded: Folded,
+    changeable: Callable[[], Cut] | None = None,
+) -> Cut:
     if not isinstance(cut.trunk, fx.GraphModule):
         raise CBAMLensError(f"The trunk up to '{cut.layer}' runs in a back end already.")
+    backend = BACKENDS[name]
     with torch.no_grad():
-        return replace(cut, trunk=BACKENDS[name].make(cut.trunk, images, folded))
+        if not (changeable and backend.is_told and cut.trunk_gates):
+            return replace(cut, trunk=backend.make(cut.trunk, images, folded))
+        told = changeable()
+        made = backend.make(told.trunk, images, folded, full_values(told, images))
+        return changed(replace(told, trunk=made), {})
 
 
 def _test_picture(side_px: int) -> Tensor:

@@ -80,10 +80,10 @@ class Tracer(fx.Tracer):
         return output
 
 
-def traced(module: nn.Module) -> fx.GraphModule:
+def traced(module: nn.Module, between: Between | None = None) -> fx.GraphModule:
     """The module's graph, traced while other threads may call modules."""
     with TRACING:
-        graph = Tracer().trace(module)
+        graph = Tracer(between).trace(module)
     return fx.GraphModule(module, graph)
 
 

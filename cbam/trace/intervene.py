@@ -6,9 +6,8 @@ where `keep * map + given` is computed; what to keep and to give are inputs. So 
 no new trace, and as in `cut.py`, nothing is stored on a module.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -94,11 +93,30 @@ def changeable(network: nn.Module, layer: str | Sequence[str]) -> Cut:
     return cut_at(network, layer, CHANGEABLE)
 
 
+def full_values(cut: Cut, images: Tensor) -> list[Tensor]:
+    """What the trunk of a `changeable` cut takes after the images to change nothing.
+
+    Each in full, for the first of the images (N, 3, H, W): (1, C, h, w) as the gate's map, and
+    (paths,).
+    """
+    _, maps = changed(cut, {}).run_trunk(images[:1])
+    found: list[Tensor] = []
+    for name in cut.trunk_gates:
+        _, _, *weights = UNCHANGED.inputs(cut.places[name].paths)
+        found += [torch.ones_like(maps[name]), torch.zeros_like(maps[name]), *weights]
+    return found
+
+
+def is_told(cut: Cut) -> bool:
+    """Whether its gates have been told what to say, as `changed` does; then it can be done anew."""
+    return isinstance(cut.trunk, _Told)
+
+
 def changed(cut: Cut, changes: Mapping[str, Change]) -> Cut:
     """A cut that `changeable` made, with these changes; the gates that they leave out stay.
 
-    It is used as any other cut. Its gate maps are those that the owners got. Raises UnknownName for
-    a gate that the network does not have.
+    It is used as any other cut, and can be changed again: these changes go then. Its gate maps are
+    those that the owners got. Raises UnknownName for a gate that the network does not have.
     """
     for name in changes:
         if name not in cut.places:
@@ -113,24 +131,22 @@ def changed(cut: Cut, changes: Mapping[str, Change]) -> Cut:
 
     return replace(
         cut,
-        trunk=_Told(cut.trunk, values(cut.trunk_gates)),
-        head=partial(_told, cut.head, values(cut.head_gates)),
+        trunk=_Told(_untold(cut.trunk), values(cut.trunk_gates)),
+        head=_Told(_untold(cut.head), values(cut.head_gates)),
         passed=tuple(changed(each, changes) for each in cut.passed),
     )
 
 
-def _told(head: Any, values: Sequence[Tensor], activation: Tensor) -> tuple[Any, ...]:
-    outputs: tuple[Any, ...] = head(activation, *values)
-    return outputs
-
-
 class _Told(nn.Module):
-    """A trunk that is given what its gates are to say."""
+    """A trunk or a head that is given what its gates are to say."""
 
-    def __init__(self, trunk: nn.Module, values: Sequence[Tensor]) -> None:
+    def __init__(self, part: Callable[..., tuple[Any, ...]], values: Sequence[Tensor]) -> None:
         super().__init__()
-        self.trunk, self.values = trunk, values
+        self.part, self.values = part, values
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        outputs: tuple[Tensor, ...] = self.trunk(images, *self.values)
-        return outputs
+    def forward(self, x: Tensor) -> tuple[Any, ...]:
+        return self.part(x, *self.values)
+
+
+def _untold(part: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
+    return part.part if isinstance(part, _Told) else part

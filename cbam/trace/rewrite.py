@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cbam.attention import CBAM
-from cbam.trace.cut import traced
+from cbam.trace.cut import Between, traced
 
 # (convolution, norm) -> both in one; kept by the caller, so that several trunks share the weights
 Folded = MutableMapping[tuple[nn.Module, nn.Module], nn.Module]
@@ -109,27 +109,34 @@ def reuse_buffers(module: fx.GraphModule) -> None:
 
 
 def replace_gates(
-    module: fx.GraphModule, gates: Callable[..., nn.Module], overwritten: bool
+    module: fx.GraphModule,
+    gates: Callable[..., nn.Module],
+    overwritten: bool,
+    between: Between | None = None,
 ) -> None:
     """Replace CBAM in its usual form by one call of `gates`, made from its layers.
 
     It is found by comparison with CBAM's own graph; other forms, such as the ablations, stay as
     they are. `overwritten`: the call destroys its input, so this is done only where the input is a
-    convolution's output that nothing else reads.
+    convolution's output that nothing else reads. `between`: what the module was traced with; the
+    values that it takes for the two gates are further arguments of the call.
     """
-    usual = traced(CBAM(16).eval())
+    usual = traced(CBAM(16).eval(), between)
     fold_norms(usual, {})
     (like_refined,) = next(node for node in usual.graph.nodes if node.op == "output").args
     like_scaled, like_spatial = like_refined.args
     like_x, like_channel = like_scaled.args
+    like_values = [n for n in usual.graph.nodes if n.op == "placeholder" and n is not like_x]
     for refined in list(module.graph.nodes):
         found: dict[fx.Node, fx.Node] = {}
         if not _alike(usual, like_refined, module, refined, found):
             continue
         x = found[like_x]
+        values = [found[each] for each in like_values]
         outputs = [found[like] for like in (like_scaled, like_channel, like_spatial)]
         inside = set(found.values())
-        lost = inside - {refined, *outputs[1:]} - (set() if overwritten else {x})
+        kept = {refined, *outputs[1:], *values} | (set() if overwritten else {x})
+        lost = inside - kept
         if not all(inside.issuperset(node.users) for node in lost) or (
             overwritten and not isinstance(_module_of(module, x), nn.Conv2d)
         ):
@@ -139,7 +146,7 @@ def replace_gates(
         name = f"{x.name}_gates"
         module.add_submodule(name, made)
         with module.graph.inserting_after(x):
-            call = module.graph.call_module(name, (x,))
+            call = module.graph.call_module(name, (x, *values))
         with module.graph.inserting_after(call):
             for index, old in enumerate(outputs):
                 new = module.graph.call_function(operator.getitem, (call, index))
