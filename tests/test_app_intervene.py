@@ -205,6 +205,36 @@ def test_the_page_asks_only_models_that_change_and_says_what_the_library_says(
         assert np.abs(values(heat) - own.heatmap).max() <= spread / 500 + 1e-5
 
 
+def test_what_if_without_before_asks_only_with_changed_gates(
+    client: TestClient, jpeg: bytes, family: list[cbam.Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[Any] = []
+
+    def counted(questions: Any) -> Any:
+        runs.extend(question.intervenes for question, _ in questions)
+        return answer_many(questions)
+
+    monkeypatch.setattr(engine_module, "answer_many", counted)
+
+    def sides(**fields: str) -> list[tuple[str, str]]:
+        headers = {"X-Fragment": "what-if, after"}
+        files = {"image": ("photo.jpg", jpeg)}
+        page = client.post("/", files=files, data=fields, headers=headers).text
+        return re.findall(r'data-before="(.*?)" data-after="(.*?)"', page)
+
+    gates = "layer1.0.channel=off"
+    found = sides(gates=gates, target="c")
+    assert runs == [(True, True)]
+    for (before, after), model in zip(found, family[1:], strict=True):
+        assert before == after
+        own = model.explain(jpeg, "c", gates=gates).target.probability
+        assert float(after) == pytest.approx(own, abs=1e-6)
+    runs.clear()
+    (before, after), _ = sides(gates=gates)  # what they say first decides the class
+    assert runs == [(False, False), (True, True)]
+    assert before != after
+
+
 def test_what_if_without_gates_shows_no_change(client: TestClient, jpeg: bytes) -> None:
     files = {"image": ("photo.jpg", jpeg)}
     answer = client.post("/", files=files, headers={"X-Fragment": "what-if"})

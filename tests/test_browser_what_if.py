@@ -110,6 +110,28 @@ def test_presets_switches_strengths_and_paths_show_the_librarys_numbers(
     assert_the_librarys(page, family, server, text)
 
 
+def test_what_networks_say_as_they_are_is_asked_once(
+    visit: Visit, family: list[cbam.Model], server: str
+) -> None:
+    page = what_if(visit)
+    unfold(page)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.headers.get("x-fragment", "")))
+    page.locator("[data-gate='layer1.0.spatial'] select").select_option("off")
+    text = "layer1.0.spatial=off"
+    assert_the_librarys(page, family, server, text)
+    page.locator("[data-gate='layer2.0.spatial'] select").select_option("max")
+    text += ", layer2.0.spatial=max"
+    assert_the_librarys(page, family, server, text)
+    page.locator("[data-gate='layer1.0.channel'] select").select_option("off")
+    text += ", layer1.0.channel=off"  # SE's gate, too: of that nothing is known yet
+    assert_the_librarys(page, family, server, text)
+    page.locator("[data-gates=open]").click()
+    assert_the_librarys(page, family, server, "open")
+    first, rest = "what-if", "what-if,after"
+    assert [each for each in asked if each] == [first, rest, rest, first, rest]
+
+
 def test_every_step_can_be_undone(visit: Visit) -> None:
     page = what_if(visit)
     unfold(page)

@@ -88,20 +88,25 @@ async def ask_about(request: Request, image: bytes, fields: F) -> Asked[F]:
 
 
 async def ask_changed(
-    request: Request, image: bytes, fields: F, *, others: bool = True
+    request: Request, image: bytes, fields: F, *, others: bool = True, before: bool = True
 ) -> Changed[F]:
     """Ask the models that `fields` name about `image`, as they are and with changed gates.
 
-    Without `others`, only those whose gates are changed, see `Question.of_changed`.
+    Without `others`, only those whose gates are changed, see `Question.of_changed`. Without
+    `before`, only with changed gates, for a caller who knows the rest: that stands on both sides.
+    An open question is asked of all the same.
     """
     models, question = _resolved(request, fields)
     if not others:
         question = question.of_changed
         models = [model for model in models if model in question.models]
-    before, after = await engine_of(request).explain_changed(
+    if not before and not question.is_open:
+        after = await answer_to(request, image, question)
+        return Changed(fields, models, after, after)
+    first, after = await engine_of(request).explain_changed(
         image, question, _alive(request), Trace.of(request.scope)
     )
-    return Changed(fields, models, before, after)
+    return Changed(fields, models, first, after)
 
 
 def _resolved(request: Request, fields: Fields) -> tuple[list[Model], Question]:

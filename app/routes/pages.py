@@ -4,7 +4,8 @@ The page's script asks `POST /` for a fragment with the header `X-Fragment`:
 * `answer`: the answer's section or the error's box alone, without pictures; the script paints the
   maps itself, on the gallery's photo or on the file that it has sent.
 * `answer, photo`: the same with the photo, for a file that the browser cannot decode as we do.
-* `what-if`: only what the models with gates say before and after `gates` are changed.
+* `what-if`: only what the models with gates say before and after `gates` are changed. With `after`
+  beside it, nothing is computed for before: the script has it from the question before.
 Its header Accept-Language names the language of the page.
 """
 
@@ -59,6 +60,7 @@ _jpeg = partial(uri, quality=85)  # these, as data: URIs
 FRAGMENT = "X-Fragment"
 VARIES = f"{FRAGMENT}, Accept-Language, Cookie"  # what the page depends on beside its address
 WHAT_IF = "what-if"
+AFTER = "after"
 
 
 def gallery(static: Path) -> list[dict[str, Any]]:
@@ -109,7 +111,7 @@ async def _answer(request: Request, upload: Upload, asked: bool = True) -> HTMLR
         if WHAT_IF in parts:  # shows neither gate maps nor models that stay as they are
             only = {"models": _with_gates(request, fields), "attention": False}
             fields = fields.model_copy(update=only)
-            ask = partial(ask_changed, others=False)
+            ask = partial(ask_changed, others=False, before=AFTER not in parts)
         answer = await ask(request, image or photo_of(upload), fields)
         result = await engine_of(request).in_picture_thread(_shown, answer, parts)
     except (HTTPException, CBAMLensError, ValidationError) as error:

@@ -142,10 +142,14 @@ class Question:
     def of_changed(self) -> "Question":
         """The question to the changed models alone.
 
-        As it is if none is changed, or if the first model has to decide what is explained.
+        As it is if none is changed, or if it is open.
         """
-        is_open = not self.target or (self.method.versus and not self.versus)
-        return self if is_open or not any(self.changes) else self._narrowed()
+        return self if self.is_open or not any(self.changes) else self._narrowed()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the first model's answer has to decide what is explained."""
+        return not self.target or (self.method.versus and not self.versus)
 
     def _narrowed(self) -> "Question":
         chosen = [number for number, changed in enumerate(self.intervenes) if changed]

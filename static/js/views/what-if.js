@@ -24,6 +24,9 @@ class WhatIf extends HTMLElement {
   /** @type {string | undefined} what is to be asked once the answer under way is there */
   #next;
   #painted = ""; // the gate that is painted
+  #about = ""; // what was asked last, apart from the gates
+  /** @type {Map<string, HTMLElement>} model -> an answer to that: it says what the model says as it is */
+  #known = new Map();
 
   connectedCallback() {
     this.#text.setAttribute("form", "photo-form"); // sent with every further question
@@ -180,8 +183,7 @@ class WhatIf extends HTMLElement {
     }
     this.setAttribute("aria-busy", "true");
     const { family, ...rest } = this.#families();
-    const page = await this.#fetched(text, family);
-    this.#put(changes, page);
+    this.#put(changes, await this.#fromKnown(text, family));
     this.#shown();
     // Other families have other gates: what holds for all of them is a preset.
     const preset = PRESETS.includes(text) && one(this, "[name=others]", HTMLInputElement).checked;
@@ -213,12 +215,56 @@ class WhatIf extends HTMLElement {
   }
 
   /**
-   * The server's answer; an alert if there is none.
+   * The server's answer. What networks say as they are is asked for once: gates do not change that.
+   * @param {string} text
+   * @param {string} family
+   */
+  async #fromKnown(text, family) {
+    const about = JSON.stringify([...this.#question("", family)].filter(([, value]) => typeof value === "string"));
+    if (about !== this.#about) this.#known.clear();
+    this.#about = about;
+    if (this.#known.size) {
+      const page = await this.#fetched(text, family, true, ["what-if", "after"]);
+      const answers = all(page, ".change", HTMLElement);
+      if (answers.every(({ dataset }) => this.#known.has(dataset.model ?? ""))) {
+        for (const answer of answers) this.#beside(answer);
+        return page;
+      }
+    }
+    const page = await this.#fetched(text, family);
+    for (const answer of all(page, ".change", HTMLElement)) this.#known.set(answer.dataset.model ?? "", answer);
+    return page;
+  }
+
+  /**
+   * Put what is known of before into an answer that only knows after.
+   * @param {HTMLElement} answer
+   */
+  #beside(answer) {
+    const known = /** @type {HTMLElement} */ (this.#known.get(answer.dataset.model ?? ""));
+    answer.dataset.before = known.dataset.before;
+    const [blank, after] = all(answer, "figure", HTMLElement);
+    const before = document.importNode(one(known, "figure", HTMLElement), true);
+    blank.replaceWith(before);
+    const said = "[data-side=before]";
+    one(answer, said, HTMLElement).textContent = one(known, said, HTMLElement).textContent;
+    const [was, now] = [before.dataset, after.dataset];
+    const isFlip = was.index !== now.index;
+    const sides = isFlip
+      ? { before: `${was.label} (${was.percent})`, after: `${now.label} (${now.percent})` }
+      : { label: was.label ?? "", before: was.percent ?? "", after: now.percent ?? "" };
+    const moved = one(answer, ".flips, .stays", HTMLElement);
+    moved.className = isFlip ? "flips" : "stays";
+    moved.textContent = t(isFlip ? "changes.flips" : "changes.stays", sides);
+  }
+
+  /**
+   * A question's fields.
    * @param {string} text
    * @param {string} family
    * @param {boolean} [same] whether its classes and layers are those of the answer
    */
-  async #fetched(text, family, same = true) {
+  #question(text, family, same = true) {
     const form = one(document, "#photo-form", HTMLFormElement);
     const body = new FormData(form);
     body.set("gates", text);
@@ -231,9 +277,21 @@ class WhatIf extends HTMLElement {
       body.delete("image");
       body.set("photo", photo);
     }
+    return body;
+  }
+
+  /**
+   * The server's answer; an alert if there is none.
+   * @param {string} text
+   * @param {string} family
+   * @param {boolean} [same] whether its classes and layers are those of the answer
+   * @param {string[]} [parts] of the page
+   */
+  async #fetched(text, family, same = true, parts = ["what-if"]) {
     try {
-      const headers = { Accept: "text/html", "X-Fragment": "what-if", ...language() };
-      const response = await fetch(form.action, { method: "POST", headers, body });
+      const headers = { Accept: "text/html", "X-Fragment": parts.join(), ...language() };
+      const { action } = one(document, "#photo-form", HTMLFormElement);
+      const response = await fetch(action, { method: "POST", headers, body: this.#question(text, family, same) });
       return new DOMParser().parseFromString(await response.text(), "text/html");
     } catch {
       const page = new DOMParser().parseFromString("<div class='error' role='alert'><strong></strong></div>", "text/html");
