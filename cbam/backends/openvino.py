@@ -24,9 +24,9 @@ class OpenVINO(nn.Module):
     size OpenVINO joins fewer operations, and eight images at once took longer than eight in turn.
     Each call has its own inference request, so any number of threads may call at once.
 
-    A trunk that takes `values` for its gates, as `intervene.full_values` gives them, takes all of
-    them as one vector: 96 inputs took a tenth of a pass of CBAM-ResNet-50. So one compiled trunk
-    serves the network as it is and any change of its gates.
+    A trunk that takes `values` for its gates, as `intervene.full_values` gives them, serves the
+    network as it is and any change of its gates. All values are one vector, because OpenVINO needs
+    time for each input.
     """
 
     def __init__(
