@@ -466,7 +466,7 @@ def test_compiled_gates_compute_in_float32(monkeypatch: pytest.MonkeyPatch, devi
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_gates_have_the_gradients_of_plain_ones() -> None:
-    plain = nn.Sequential(ATTENTION["cbam"](32))
+    plain = nn.Sequential(ATTENTION["cbam"].make(32))
     nn.init.constant_(plain.get_submodule("0.spatial.bn").weight, 0.5)
     compiled = copy.deepcopy(plain)
     loop._compiled(compiled, compiled, torch.device("cpu"))
