@@ -192,7 +192,7 @@ class WhatIf extends HTMLElement {
       const title = document.createElement("h3");
       title.textContent = this.#titleOf(name);
       const box = document.createElement("div");
-      this.#put(box, await this.#fetched(text, name, false));
+      this.#put(box, await this.#fetched(this.#question(text, name, false)));
       found.push(title, box);
     }
     others.replaceChildren(...found);
@@ -220,18 +220,20 @@ class WhatIf extends HTMLElement {
    * @param {string} family
    */
   async #fromKnown(text, family) {
-    const about = JSON.stringify([...this.#question("", family)].filter(([, value]) => typeof value === "string"));
+    const question = this.#question(text, family);
+    const fields = [...question].filter(([name, value]) => name !== "gates" && typeof value === "string");
+    const about = JSON.stringify(fields);
     if (about !== this.#about) this.#known.clear();
     this.#about = about;
     if (this.#known.size) {
-      const page = await this.#fetched(text, family, true, ["what-if", "after"]);
+      const page = await this.#fetched(question, ["what-if", "after"]);
       const answers = all(page, ".change", HTMLElement);
       if (answers.every(({ dataset }) => this.#known.has(dataset.model ?? ""))) {
         for (const answer of answers) this.#beside(answer);
         return page;
       }
     }
-    const page = await this.#fetched(text, family);
+    const page = await this.#fetched(question);
     for (const answer of all(page, ".change", HTMLElement)) this.#known.set(answer.dataset.model ?? "", answer);
     return page;
   }
@@ -282,16 +284,14 @@ class WhatIf extends HTMLElement {
 
   /**
    * The server's answer; an alert if there is none.
-   * @param {string} text
-   * @param {string} family
-   * @param {boolean} [same] whether its classes and layers are those of the answer
+   * @param {FormData} question
    * @param {string[]} [parts] of the page
    */
-  async #fetched(text, family, same = true, parts = ["what-if"]) {
+  async #fetched(question, parts = ["what-if"]) {
     try {
       const headers = { Accept: "text/html", "X-Fragment": parts.join(), ...language() };
       const { action } = one(document, "#photo-form", HTMLFormElement);
-      const response = await fetch(action, { method: "POST", headers, body: this.#question(text, family, same) });
+      const response = await fetch(action, { method: "POST", headers, body: question });
       return new DOMParser().parseFromString(await response.text(), "text/html");
     } catch {
       const page = new DOMParser().parseFromString("<div class='error' role='alert'><strong></strong></div>", "text/html");
