@@ -1,7 +1,7 @@
 """Back ends: the same answers, from any thread, in any batch; and which one is chosen."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +50,16 @@ def cut_of(model: Model) -> Cut:
     return cut_at(model.network, model.layers[-1])
 
 
+def assert_alike(fast: Cut, plain: Cut, pictures: Tensor) -> None:
+    """Both trunks give the same activation and gate maps, up to rounding."""
+    activation, maps = fast.run_trunk(pictures)
+    expected, expected_maps = plain.run_trunk(pictures)
+    torch.testing.assert_close(activation, expected, atol=1e-4, rtol=1e-4)
+    assert list(maps) == list(expected_maps)
+    for gate, value in maps.items():
+        torch.testing.assert_close(value, expected_maps[gate], atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["numba", "openvino"])
 def test_what_is_installed_is_among_those_tried(name: str):
     assert name in EXACT
@@ -65,12 +75,7 @@ def test_an_exact_back_end_answers_as_the_plain_trunk(
     assert chosen == name
     found = parity(plain, fast, images(4))
     assert found, found
-    activation, maps = fast.run_trunk(images(1))
-    expected, expected_maps = plain.run_trunk(images(1))
-    torch.testing.assert_close(activation, expected, atol=1e-4, rtol=1e-4)
-    assert list(maps) == list(expected_maps)
-    for gate, value in maps.items():
-        torch.testing.assert_close(value, expected_maps[gate], atol=1e-4, rtol=1e-4)
+    assert_alike(fast, plain, images(1))
 
 
 @pytest.mark.parametrize("name", HERE)
@@ -144,22 +149,10 @@ def test_openvino_runs_changed_gates_in_the_trunk_of_the_others(
         {gate: Change.held(each), last: Change.painted(painted)},
     ] + [{gate: Change.path(name, paths)} for name in paths]
     for changes in asked:
-        cut, expected = fast.cut(None, changes), plain.cut(None, changes)
-        activation, maps = cut.run_trunk(images(3))
-        for mine, theirs in zip(
-            (activation, *maps.values()), _flat(expected.run_trunk(images(3))), strict=True
-        ):
-            torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
+        assert_alike(fast.cut(None, changes), plain.cut(None, changes), images(3))
     whole = fast.cut().trunk
     assert fast.cut(None, asked[0]).trunk.part is whole.part  # type: ignore[union-attr]
-    again = fast.cut().run_trunk(images(1))
-    for mine, theirs in zip(_flat(again), _flat(plain.cut().run_trunk(images(1))), strict=True):
-        torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
-
-
-def _flat(found: tuple[Tensor, Mapping[str, Tensor]]) -> tuple[Tensor, ...]:
-    activation, maps = found
-    return (activation, *maps.values())
+    assert_alike(fast.cut(), plain.cut(), images(1))
 
 
 def test_openvino_sends_values_larger_than_a_map_through_the_plain_trunk(make_model: MakeModel):
@@ -167,10 +160,9 @@ def test_openvino_sends_values_larger_than_a_map_through_the_plain_trunk(make_mo
     channels, *_ = fast.gates["layer1.0.channel"].shape
     _, *sides = fast.gates["layer1.0.spatial"].shape
     larger = {"layer1.0.spatial": Change.held(torch.rand(channels, *sides))}
-    found, expected = (each.cut(None, larger).run_trunk(images(2)) for each in (fast, plain))
-    assert found[1]["layer1.0.spatial"].shape == (2, channels, *sides)
-    for mine, theirs in zip(_flat(found), _flat(expected), strict=True):
-        torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
+    cut = fast.cut(None, larger)
+    assert cut.run_trunk(images(2))[1]["layer1.0.spatial"].shape == (2, channels, *sides)
+    assert_alike(cut, plain.cut(None, larger), images(2))
 
 
 def test_openvino_sends_another_size_of_image_through_the_plain_trunk(make_model: MakeModel):
